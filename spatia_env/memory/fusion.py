@@ -1,0 +1,142 @@
+"""Turn a clip's pixels into points and merge them into blocks, one point per voxel.
+
+Sums run over arrays that were sorted stably, so the result does not depend on threads or hash order.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spatia_env.cameras import unproject
+from spatia_env.memory import blocks as blk
+
+MAX_WEIGHT = 64.0
+"""Accumulated confidence is capped, so that a world can still change after many views."""
+FINE_RADIUS = 0.01
+"""Metres: a sample this fine counts fully; coarser ones by the square of the ratio (their solid angle)."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Points seen by a clip, sorted by (block, voxel): arrays with n rows."""
+
+    block: np.ndarray
+    voxel: np.ndarray
+    position: np.ndarray
+    colour: np.ndarray
+    weight: np.ndarray
+    radius: np.ndarray
+    confirm_only: np.ndarray
+
+
+def observe(
+    rgb: Tensor,
+    depth: Tensor,
+    weight: Tensor,
+    c2w: Tensor,
+    K: Tensor,
+    confirm_only: Tensor | None,
+    voxel: float,
+    voxels_per_side: int,
+) -> Observation:
+    """Unproject the pixels with positive weight and depth; see `SceneMemory.update` for the shapes."""
+    limit = blk.MAX_BLOCK * voxel * voxels_per_side * 0.99
+    position = unproject(depth, K, c2w)
+    keep = (weight > 0) & (depth > 0) & torch.isfinite(depth) & (position.abs().amax(-1) < limit)
+    index = keep.nonzero(as_tuple=True)
+    position = position[index].numpy()
+    z = depth[index].numpy()
+    colour = rgb.permute(0, 2, 3, 1)[index].numpy()
+    radius = z / float(K[0, 0])
+    quality = weight[index].numpy() * np.minimum(FINE_RADIUS / radius, 2.0) ** 2
+    only = np.zeros(len(z), bool) if confirm_only is None else confirm_only[index].numpy()
+    block, local = blk.locate(position, voxel, voxels_per_side)
+    order = np.argsort(block * np.int64(voxels_per_side**3) + local, kind="stable")
+    arrays = (block, local, position, colour, quality.astype(np.float32), radius.astype(np.float32), only)
+    return Observation(*(array[order] for array in arrays))
+
+
+def merge(
+    touched: np.ndarray, old: list[np.ndarray], seen: Observation, step: int, voxels: int
+) -> tuple[dict[int, np.ndarray], dict[str, float]]:
+    """New contents of the `touched` block keys (sorted) and the counts added, confirmed and area (m^2).
+
+    Positions and colours are means weighted by confidence and fineness; the finest radius is kept.
+    """
+    if not len(touched):
+        return {}, {"added": 0, "confirmed": 0, "area": 0.0}
+    before = np.concatenate(old)
+    slot = np.repeat(np.arange(len(touched)), [len(block) for block in old])
+    old_key = slot * np.int64(voxels) + before["voxel"]
+    new_key = np.searchsorted(touched, seen.block) * np.int64(voxels) + seen.voxel
+    starts = np.flatnonzero(np.diff(new_key, prepend=-1))
+    unique = new_key[starts]
+    place = np.searchsorted(old_key, unique)
+    exists = old_key[np.minimum(place, max(len(old_key) - 1, 0))] == unique if len(old_key) else np.zeros(len(unique), bool)
+    opens = np.add.reduceat(~seen.confirm_only, starts) > 0 if len(starts) else exists
+    fresh = opens & ~exists
+    total = _sums(seen, starts)
+
+    after = before.copy()
+    _blend(after, place[exists], {name: value[exists] for name, value in total.items()}, step)
+    created = _create(unique[fresh] % voxels, {name: value[fresh] for name, value in total.items()}, step)
+    keys = np.concatenate([old_key, unique[fresh]])
+    order = np.argsort(keys, kind="stable")
+    rows = np.concatenate([after, created])[order]
+    bounds = np.searchsorted(keys[order] // voxels, np.arange(len(touched) + 1))
+    merged = {
+        int(key): blk.freeze(rows[bounds[i] : bounds[i + 1]].copy()) for i, key in enumerate(touched.tolist())
+    }
+    counts = {
+        "added": int(fresh.sum()),
+        "confirmed": int(exists.sum()),
+        "area": float((total["radius"][fresh].astype(np.float64) ** 2).sum()),
+    }
+    return merged, counts
+
+
+def _sums(seen: Observation, starts: np.ndarray) -> dict[str, np.ndarray]:
+    """Per voxel: weight sums, weighted position and colour sums, the finest radius, the number of samples."""
+    if not len(starts):
+        return {
+            "weight": np.zeros(0), "position": np.zeros((0, 3)), "colour": np.zeros((0, 3)),
+            "radius": np.zeros(0), "count": np.zeros(0, np.int64),
+        }  # fmt: skip
+    weight = seen.weight.astype(np.float64)
+    return {
+        "weight": np.add.reduceat(weight, starts),
+        "position": np.add.reduceat(seen.position * weight[:, None], starts),
+        "colour": np.add.reduceat(seen.colour * weight[:, None], starts),
+        "radius": np.minimum.reduceat(seen.radius, starts),
+        "count": np.diff(starts, append=len(weight)),
+    }
+
+
+def _blend(block: np.ndarray, index: np.ndarray, new: dict[str, np.ndarray], step: int) -> None:
+    rows = block[index]
+    old = rows["weight"].astype(np.float64)[:, None]
+    total = old + new["weight"][:, None]
+    rows["position"] = (rows["position"] * old + new["position"]) / total
+    colour = (rows["colour"] * old + new["colour"] * 255) / total
+    edited = rows["layer"] != 0
+    rows["colour"] = np.where(edited[:, None], rows["colour"], np.rint(colour))
+    rows["weight"] = np.minimum(total[:, 0], MAX_WEIGHT)
+    rows["radius"] = np.minimum(rows["radius"], new["radius"].astype(np.float16))
+    rows["views"] = np.minimum(rows["views"].astype(np.int64) + new["count"], 65535)
+    rows["last_step"] = step
+    block[index] = rows
+
+
+def _create(voxel: np.ndarray, new: dict[str, np.ndarray], step: int) -> np.ndarray:
+    rows = np.zeros(len(voxel), dtype=blk.POINT)
+    weight = new["weight"][:, None]
+    rows["voxel"] = voxel
+    rows["position"] = new["position"] / weight
+    rows["colour"] = np.rint(np.clip(new["colour"] / weight, 0, 1) * 255)
+    rows["weight"] = np.minimum(new["weight"], MAX_WEIGHT)
+    rows["radius"] = new["radius"]
+    rows["views"] = np.minimum(new["count"], 65535)
+    rows["first_step"] = rows["last_step"] = step
+    return rows

@@ -1,0 +1,207 @@
+"""The scene memory: a persistent (immutable) map of points that clips are written into and rendered from.
+
+`update` returns a new map that shares every untouched block with the old one, so a snapshot is a reference
+and a fork costs nothing until it steps. Cost follows what the cameras see, not the age of the world. This
+module does not know where frames, depth or masks come from.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spatia_env.cameras import invert_se3
+from spatia_env.errors import WorldFullError
+from spatia_env.memory import blocks as blk
+from spatia_env.memory.carving import looked_through
+from spatia_env.memory.fusion import Observation, merge, observe
+from spatia_env.memory.rendering import Render, render_points
+
+
+@dataclass(frozen=True)
+class Growth:
+    """What one update did: points `added`, `confirmed` (seen again), `carved`, `evicted`; new area in m^2."""
+
+    added: int = 0
+    confirmed: int = 0
+    carved: int = 0
+    evicted: int = 0
+    area: float = 0.0
+
+
+@dataclass(frozen=True)
+class SceneMemory:
+    """Points in blocks of space.
+
+    Args:
+        voxel: Edge of a voxel in metres; one voxel holds one point.
+        block: Edge of a block in metres, a multiple of `voxel`.
+        max_points: The map never holds more; blocks that were seen longest ago go first (then by key).
+        on_full: "evict" applies that rule, "error" raises `WorldFullError` and leaves the map as it was.
+    """
+
+    voxel: float = 0.01
+    block: float = 0.5
+    max_points: int = 5_000_000
+    on_full: str = "evict"
+    carve: bool = True
+    blocks: Mapping[int, np.ndarray] = field(default_factory=lambda: MappingProxyType({}))
+    num_points: int = 0
+
+    @property
+    def voxels_per_side(self) -> int:
+        """Voxels along the edge of a block."""
+        return round(self.block / self.voxel)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that the points take in memory, without the mapping's own overhead."""
+        return self.num_points * blk.POINT.itemsize
+
+    def points(self) -> np.ndarray:
+        """All points as one structured array (`blocks.POINT`), in the order of the block keys."""
+        return self._gather(np.sort(np.fromiter(self.blocks, dtype=np.int64, count=len(self.blocks))))
+
+    def visible_points(self, c2w: Tensor, K: Tensor, height: int, width: int) -> np.ndarray:
+        """Points of all blocks that at least one camera `c2w` [V, 4, 4] has in its frustum."""
+        return self._gather(self._visible_keys(c2w, K, height, width))
+
+    def render(self, c2w: Tensor, K: Tensor, height: int, width: int) -> Render:
+        """Render the map along `c2w` [V, 4, 4]; see `rendering.render_points`."""
+        return self._render(self.visible_points(c2w, K, height, width), c2w, K, height, width)
+
+    def update(
+        self,
+        rgb: Tensor,
+        depth: Tensor,
+        weight: Tensor,
+        c2w: Tensor,
+        K: Tensor,
+        step: int,
+        confirm_only: Tensor | None = None,
+    ) -> tuple["SceneMemory", Growth]:
+        """Write a clip's static pixels into the map.
+
+        Args:
+            rgb: Colours [T, 3, H, W] in [0, 1].
+            depth: z-depth [T, H, W] in metres; 0 = none.
+            weight: Confidence [T, H, W] in [0, 1]; 0 = do not write (dynamic, unsure, sky).
+            c2w: Camera poses [T, 4, 4].
+            K: Intrinsics [3, 3] in pixels.
+            step: Index of the step, kept with each point.
+            confirm_only: Pixels [T, H, W] that may confirm an existing voxel but not open a new one
+                (they were rendered from this very map, so they carry no new surface).
+
+        Returns:
+            The new map and what changed. The old map is untouched.
+
+        Raises:
+            WorldFullError: With `on_full="error"`, when the map would exceed `max_points`.
+        """
+        seen = observe(rgb, depth, weight, c2w, K, confirm_only, self.voxel, self.voxels_per_side)
+        carved = self._carve(depth, weight, c2w, K) if self.carve else {}
+        changed, growth = self._merge(seen, carved, step)
+        memory = self._with_blocks(changed)
+        memory, evicted = memory._bounded()
+        removed = sum(len(self.blocks[key]) - len(block) for key, block in carved.items())
+        return memory, dataclasses.replace(growth, carved=removed, evicted=evicted)
+
+    def _merge(self, seen: Observation, carved: dict[int, np.ndarray], step: int) -> tuple[dict, Growth]:
+        """Blocks that change: the touched ones merged with what was seen, and the carved ones."""
+        changed = dict(carved)
+        touched = np.unique(seen.block)
+        old = [changed.get(key, self.blocks.get(key, blk.EMPTY)) for key in touched.tolist()]
+        merged, growth = merge(touched, old, seen, step, self.voxels_per_side**3)
+        changed.update(merged)
+        return changed, growth_from(growth)
+
+    def _carve(self, depth: Tensor, weight: Tensor, c2w: Tensor, K: Tensor) -> dict[int, np.ndarray]:
+        """Blocks without the points that the new views look through."""
+        keys = self._visible_keys(c2w, K, depth.shape[-2], depth.shape[-1])
+        if not len(keys):
+            return {}
+        owned = [self.blocks[key] for key in keys.tolist()]
+        points = np.concatenate(owned)
+        gone = looked_through(points["position"], depth, weight, invert_se3(c2w), K)
+        gone &= points["layer"] == 0
+        if not gone.any():
+            return {}
+        bounds = np.cumsum([0, *(len(block) for block in owned)])
+        hit = np.unique(np.searchsorted(bounds, np.flatnonzero(gone), side="right") - 1)
+        return {
+            int(keys[i]): blk.freeze(owned[i][~gone[bounds[i] : bounds[i + 1]]].copy()) for i in hit.tolist()
+        }
+
+    def _bounded(self) -> tuple["SceneMemory", int]:
+        excess = self.num_points - self.max_points
+        if excess <= 0:
+            return self, 0
+        if self.on_full == "error":
+            raise WorldFullError(
+                f"the map would hold {self.num_points} points, more than max_points={self.max_points}; "
+                'raise max_points, use a coarser voxel, or set on_full="evict".'
+            )
+        order = sorted((int(block["last_step"].max()), key) for key, block in self.blocks.items() if len(block))
+        dropped, gone = 0, {}
+        for _, key in order:
+            if dropped >= excess:
+                break
+            dropped += len(self.blocks[key])
+            gone[key] = blk.EMPTY
+        return self._with_blocks(gone), dropped
+
+    def _with_blocks(self, changed: Mapping[int, np.ndarray]) -> "SceneMemory":
+        """A map in which these blocks replace the old ones; empty ones disappear."""
+        blocks, count = dict(self.blocks), self.num_points
+        for key, block in changed.items():
+            count += len(block) - len(blocks.pop(key, blk.EMPTY))
+            if len(block):
+                blocks[key] = block
+        return dataclasses.replace(self, blocks=MappingProxyType(blocks), num_points=count)
+
+    def _gather(self, keys: np.ndarray) -> np.ndarray:
+        chosen = [self.blocks[key] for key in keys.tolist()]
+        return np.concatenate(chosen) if chosen else blk.EMPTY
+
+    def _visible_keys(self, c2w: Tensor, K: Tensor, height: int, width: int) -> np.ndarray:
+        """Sorted keys of the blocks whose bounding sphere meets the frustum of any camera."""
+        keys = np.sort(np.fromiter(self.blocks, dtype=np.int64, count=len(self.blocks)))
+        if not len(keys):
+            return keys
+        centre = torch.from_numpy(((blk.unpack_blocks(keys) + 0.5) * self.block).astype(np.float32))
+        w2c = invert_se3(c2w)
+        camera = centre @ w2c[:, :3, :3].transpose(-1, -2) + w2c[:, None, :3, 3]
+        reach = self.block * 3**0.5 / 2
+        x, y, z = camera.unbind(-1)
+        fx, fy, cx, cy = float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2])
+        inside = z > -reach
+        # Signed distances to the four side planes through the camera centre.
+        for distance in (
+            _plane(x, z, cx / fx),
+            _plane(-x, z, (width - cx) / fx),
+            _plane(y, z, cy / fy),
+            _plane(-y, z, (height - cy) / fy),
+        ):
+            inside &= distance > -reach
+        return keys[inside.any(0).numpy()]
+
+    def _render(self, points: np.ndarray, c2w: Tensor, K: Tensor, height: int, width: int) -> Render:
+        position = torch.from_numpy(np.ascontiguousarray(points["position"])).to(K.device)
+        colour = torch.from_numpy(np.ascontiguousarray(points["colour"])).to(K.device).float() / 255
+        radius = torch.from_numpy(points["radius"].astype(np.float32)).to(K.device)
+        # Finer samples dominate: a wall seen from one metre is sharper than the same wall from five.
+        weight = (0.01 / radius.clamp_min(1e-3)) ** 2
+        return render_points(position, colour, radius, invert_se3(c2w), K, height, width, weight)
+
+
+def growth_from(counts: dict[str, float]) -> Growth:
+    """`Growth` of the counts that `fusion.merge` reports."""
+    return Growth(added=int(counts["added"]), confirmed=int(counts["confirmed"]), area=float(counts["area"]))
+
+
+def _plane(lateral: Tensor, z: Tensor, tangent: float) -> Tensor:
+    return (lateral + z * tangent) / (1 + tangent**2) ** 0.5
