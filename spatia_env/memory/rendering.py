@@ -7,6 +7,7 @@ returned unchanged. Plain torch (`scatter_reduce`, `index_add`), the same on CPU
 not know how the points are stored.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,8 @@ MAX_RADIUS_PX = 4.0
 COVER = 0.7
 """Half-width of the occluding footprint in units of the point spacing; above 0.5 so that a rotated grid
 of points, as neighbouring views leave it, still has no gaps."""
+MARGIN = 6
+"""Pixels around each image on the internal canvas; more than any footprint reaches beyond the frame."""
 MIN_WEIGHT = 0.2
 """A pixel is `known` when the tent weights of its points sum to at least this."""
 
@@ -62,11 +65,10 @@ def render_points(
     Returns:
         `Render`; pixels that nothing reaches are black, with depth 0 and `known` false.
     """
-    splats = _visible_splats(points, radius, w2c, K, height, width)
-    pixels = w2c.shape[0] * height * width
-    zbuffer = _zbuffer(splats, pixels, height, width)
-    accumulated = _accumulate(splats, zbuffer, rgb, weight, pixels, height, width)
-    return _resolve(accumulated, zbuffer, w2c.shape[0], height, width)
+    canvas = _Canvas(w2c.shape[0], height, width)
+    splats = _visible_splats(points, radius, w2c, K, canvas)
+    zbuffer = _zbuffer(splats, canvas)
+    return _resolve(_accumulate(splats, zbuffer, rgb, weight, canvas), zbuffer, canvas)
 
 
 def surface_tolerance(z: Tensor) -> Tensor:
@@ -76,91 +78,116 @@ def surface_tolerance(z: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Splats:
-    """Points inside the views, one row per (view, point): which point, view, pixel position, depth, size."""
+    """Points inside the views, one row per (view, point), on a canvas with a margin so that no write leaves it."""
 
-    point: Tensor
-    view: Tensor
-    u: Tensor
-    v: Tensor
+    point: Tensor  # index of the point
+    corner: Tensor  # canvas index of the pixel whose centre lies up and left of the splat
+    right: Tensor  # distance in pixels to that centre, in [0, 1)
+    down: Tensor
     z: Tensor
-    size: Tensor
+    size: Tensor  # spacing in pixels, at least 1
+
+    def __getitem__(self, index: Tensor) -> "_Splats":
+        return _Splats(*(getattr(self, name)[index] for name in _Splats.__annotations__))
 
 
-def _visible_splats(points: Tensor, radius: Tensor, w2c: Tensor, K: Tensor, height: int, width: int) -> _Splats:
+@dataclass(frozen=True)
+class _Canvas:
+    """The views' pixels in one row, each image with a margin of `MARGIN` pixels."""
+
+    views: int
+    height: int
+    width: int
+
+    @property
+    def stride(self) -> int:
+        return self.width + 2 * MARGIN
+
+    @property
+    def pixels(self) -> int:
+        return self.views * (self.height + 2 * MARGIN) * self.stride
+
+    def crop(self, values: Tensor) -> Tensor:
+        """[pixels, ...] -> [V, H, W, ...] without the margin."""
+        images = values.unflatten(0, (self.views, self.height + 2 * MARGIN, self.stride))
+        return images[:, MARGIN : MARGIN + self.height, MARGIN : MARGIN + self.width]
+
+
+def _visible_splats(points: Tensor, radius: Tensor, w2c: Tensor, K: Tensor, canvas: _Canvas) -> _Splats:
     uv, z = project(points, w2c, K)
     u, v = uv.unbind(-1)
-    inside = (z > NEAR) & (u > -1) & (u < width + 1) & (v > -1) & (v < height + 1)
-    view, point = inside.nonzero(as_tuple=True)
-    flat = view * points.shape[0] + point
-    u, v, z = u.reshape(-1)[flat], v.reshape(-1)[flat], z.reshape(-1)[flat]
+    inside = (z > NEAR) & (u > -1) & (u < canvas.width + 1) & (v > -1) & (v < canvas.height + 1)
+    flat = inside.view(-1).nonzero().squeeze(-1)
+    view = flat // len(points)
+    point = flat - view * len(points)
+    u, v, z = u.reshape(-1)[flat] - 0.5, v.reshape(-1)[flat] - 0.5, z.reshape(-1)[flat]
+    left, top = u.floor(), v.floor()
+    row = view * (canvas.height + 2 * MARGIN) + top.long() + MARGIN
+    corner = row * canvas.stride + left.long() + MARGIN
     size = (radius[point] * K[0, 0] / z).clamp(1.0, MAX_RADIUS_PX)
-    return _Splats(point, view, u, v, z, size)
+    return _Splats(point, corner, u - left, v - top, z, size)
 
 
-def _footprint_sizes(size: Tensor, reach: float) -> list[tuple[int, Tensor]]:
-    """Group splats by the half-width in pixels of the square they can touch: [(half, indices)]."""
-    half = torch.ceil(size * reach - 1e-4).to(torch.int64).clamp_min(1)
-    groups = [(k, (half == k).nonzero().squeeze(-1)) for k in range(1, int(half.max()) + 1)] if len(half) else []
-    return [(k, index) for k, index in groups if len(index)]
+def _groups(size: Tensor, reach: float) -> list[tuple[int, Tensor | slice]]:
+    """Splats by the half-width in pixels of the square they can touch: [(half, which)]."""
+    if not len(size):
+        return []
+    half = torch.ceil(size * reach - 1e-4).clamp_min(1)
+    largest = int(half.max())
+    if largest == 1:
+        return [(1, slice(None))]
+    groups = [(k, (half == k).nonzero().squeeze(-1)) for k in range(1, largest + 1)]
+    return [(k, which) for k, which in groups if len(which)]
 
 
-def _touched(splats: _Splats, index: Tensor, du: int, dv: int, height: int, width: int):
-    """Pixel index of the neighbour (du, dv) of each splat, its distances in pixels, and if it is inside."""
-    u, v = splats.u[index], splats.v[index]
-    column = torch.floor(u - 0.5).to(torch.int64) + du
-    row = torch.floor(v - 0.5).to(torch.int64) + dv
-    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    pixel = (splats.view[index] * height + row) * width + column
-    return pixel, (column + 0.5 - u).abs(), (row + 0.5 - v).abs(), inside
+def _neighbours(splats: _Splats, half: int, canvas: _Canvas) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """For each pixel offset of the footprint: canvas indices, and distances to the pixel centre in x and y."""
+    for dv in range(1 - half, half + 1):
+        down = (splats.down - dv).abs()
+        for du in range(1 - half, half + 1):
+            yield splats.corner + (dv * canvas.stride + du), (splats.right - du).abs(), down
 
 
-def _zbuffer(splats: _Splats, pixels: int, height: int, width: int) -> Tensor:
-    zbuffer = splats.z.new_full((pixels,), torch.inf)
-    for half, index in _footprint_sizes(splats.size, COVER):
-        reach = splats.size[index] * COVER
-        for dv in range(1 - half, half + 1):
-            for du in range(1 - half, half + 1):
-                pixel, dx, dy, inside = _touched(splats, index, du, dv, height, width)
-                keep = inside & (dx <= reach) & (dy <= reach)
-                zbuffer.scatter_reduce_(0, pixel[keep], splats.z[index][keep], "amin")
+def _zbuffer(splats: _Splats, canvas: _Canvas) -> Tensor:
+    """Depth of the nearest footprint over each canvas pixel, infinite where there is none."""
+    zbuffer = splats.z.new_full((canvas.pixels,), torch.inf)
+    for half, which in _groups(splats.size, COVER):
+        group = splats[which]
+        reach = group.size * COVER
+        for pixel, dx, dy in _neighbours(group, half, canvas):
+            z = torch.where(torch.maximum(dx, dy) <= reach, group.z, torch.inf)
+            zbuffer.scatter_reduce_(0, pixel, z, "amin")
     return zbuffer
 
 
 def _accumulate(
-    splats: _Splats, zbuffer: Tensor, rgb: Tensor, weight: Tensor | None, pixels: int, height: int, width: int
+    splats: _Splats, zbuffer: Tensor, rgb: Tensor, weight: Tensor | None, canvas: _Canvas
 ) -> Tensor:
-    """Sums [pixels, 6] of tent-weighted (colour, z, quality weight, tent weight)."""
-    total = zbuffer.new_zeros(pixels, 6)
-    column = splats.u.long().clamp(0, width - 1)
-    row = splats.v.long().clamp(0, height - 1)
-    nearest = zbuffer[(splats.view * height + row) * width + column]
-    front = (splats.z <= nearest + 2 * surface_tolerance(nearest)).nonzero().squeeze(-1)
-    splats = _Splats(*(getattr(splats, name)[front] for name in ("point", "view", "u", "v", "z", "size")))
+    """Sums [pixels, 6] over each pixel's surface: weighted colour and z, their weights, the tent weights."""
+    total = zbuffer.new_zeros(canvas.pixels, 6)
+    limit = zbuffer + surface_tolerance(zbuffer)
+    # A small splat behind the surface of all four pixels around it cannot show; most hidden points end here.
+    around = [limit[splats.corner + offset] for offset in (0, 1, canvas.stride, canvas.stride + 1)]
+    farthest = torch.where(torch.isfinite(torch.stack(around)), torch.stack(around), 0).amax(0)
+    splats = splats[((splats.z <= farthest) | (splats.size > 1)).nonzero().squeeze(-1)]
     quality = torch.ones_like(splats.z) if weight is None else weight[splats.point]
-    values = torch.cat([rgb[splats.point], splats.z[:, None], torch.ones_like(splats.z)[:, None]], dim=1)
-    for half, index in _footprint_sizes(splats.size, 1.0):
-        z, size = splats.z[index], splats.size[index]
-        for dv in range(1 - half, half + 1):
-            for du in range(1 - half, half + 1):
-                pixel, dx, dy, inside = _touched(splats, index, du, dv, height, width)
-                tent = (1 - dx / size).clamp_min(0) * (1 - dy / size).clamp_min(0)
-                surface = zbuffer[torch.where(inside, pixel, 0)]
-                keep = (inside & (tent > 0) & (z <= surface + surface_tolerance(surface))).nonzero().squeeze(-1)
-                chosen, tent = index[keep], tent[keep]
-                rows = torch.cat(
-                    [values[chosen] * (tent * quality[chosen])[:, None], tent[:, None]], dim=1
-                )
-                total.index_add_(0, pixel[keep], rows)
+    values = torch.cat([rgb[splats.point], torch.stack([splats.z, torch.ones_like(splats.z)], 1)], 1)
+    values = torch.cat([values * quality[:, None], torch.ones_like(quality)[:, None]], 1)
+    for half, which in _groups(splats.size, 1.0):
+        group, rows = splats[which], values[which]
+        for pixel, dx, dy in _neighbours(group, half, canvas):
+            tent = (1 - dx / group.size).clamp_min(0) * (1 - dy / group.size).clamp_min(0)
+            keep = ((tent > 0) & (group.z <= limit[pixel])).nonzero().squeeze(-1)
+            total.index_add_(0, pixel[keep], rows[keep] * tent[keep, None])
     return total
 
 
-def _resolve(total: Tensor, zbuffer: Tensor, views: int, height: int, width: int) -> Render:
-    known = (total[:, 5] >= MIN_WEIGHT) & torch.isfinite(zbuffer)
-    scale = torch.where(known, 1 / total[:, 4].clamp_min(1e-12), torch.zeros_like(zbuffer))
-    rgb = (total[:, :3] * scale[:, None]).view(views, height, width, 3).permute(0, 3, 1, 2)
-    depth = (total[:, 3] * scale).view(views, height, width)
-    known = known.view(views, height, width)
-    return close_pinholes(Render(rgb.contiguous(), depth, known))
+def _resolve(total: Tensor, zbuffer: Tensor, canvas: _Canvas) -> Render:
+    total, zbuffer = canvas.crop(total), canvas.crop(zbuffer)
+    known = (total[..., 5] >= MIN_WEIGHT) & torch.isfinite(zbuffer)
+    scale = torch.where(known, 1 / total[..., 4].clamp_min(1e-12), torch.zeros_like(zbuffer))
+    rgb = (total[..., :3] * scale[..., None]).permute(0, 3, 1, 2)
+    return close_pinholes(Render(rgb.contiguous(), total[..., 3] * scale, known))
 
 
 def close_pinholes(render: Render, neighbours: int = 6) -> Render:
@@ -214,9 +241,7 @@ def _render_points_reference(
                 total, quality, tents = torch.zeros(4), 0.0, 0.0
                 for u, v, z, size, i in splats:
                     tent = max(0.0, 1 - abs(column + 0.5 - u) / size) * max(0.0, 1 - abs(row + 0.5 - v) / size)
-                    own = float(zbuffer[min(max(int(v), 0), height - 1), min(max(int(u), 0), width - 1)])
-                    hidden = z > own + 2 * (0.02 + 0.03 * own) or z > surface + 0.02 + 0.03 * surface
-                    if tent <= 0 or hidden:
+                    if tent <= 0 or z > surface + 0.02 + 0.03 * surface:
                         continue
                     total += tent * float(weight[i]) * torch.cat([rgb[i], torch.tensor([z])])
                     quality, tents = quality + tent * float(weight[i]), tents + tent
