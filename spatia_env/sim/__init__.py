@@ -1,0 +1,1 @@
+"""Simulated scenes with ground truth (PyBullet): training data, scene resets and benchmarks."""

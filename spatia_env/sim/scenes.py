@@ -1,0 +1,238 @@
+"""Seeded scenes with ground truth: `SimScene(seed)` renders pictures, depth and what moves.
+
+```python
+scene = SimScene(10003)                       # or SimScene.from_name("demo")
+frame = scene.render(scene.initial_c2w, 128, 128)
+scene.start_event("a red ball rolls in", scene.initial_c2w, np.random.default_rng(0))
+scene.advance(0.1); frame = scene.render(scene.initial_c2w, 128, 128); frame.dynamic
+scene.close()
+```
+
+A scene is decided by its seed alone, in every process. Rooms are closed; yards end at a painted sky on a dome
+6.5 m around their middle, so that depth is finite (at most about 10 m) everywhere and the sky is part of the
+remembered world. Depth 0 (nothing hit) occurs only for cameras outside of the scene.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+
+import numpy as np
+
+from spatia_env.errors import ClosedEnvError, PoseError, SeedError
+from spatia_env.sim import layout, painting, shapes
+from spatia_env.sim.assets import split_of
+from spatia_env.sim.engine import Engine
+from spatia_env.sim.furniture import build_item
+
+__all__ = ["FIELD_OF_VIEW", "NAMED_SCENES", "SimFrame", "SimScene", "split_of"]
+
+FIELD_OF_VIEW = 60.0  # degrees, horizontal
+FRAME_SECONDS = 0.1  # simulated time between two frames of a clip
+NAMED_SCENES = {"room": 3, "yard": 1, "demo": 10004}
+SETTLE_STEPS = 96
+_GRID = 48  # texels along an item's texture of 1.2 m
+
+
+@dataclasses.dataclass(frozen=True)
+class SimFrame:
+    """One picture with its ground truth.
+
+    Attributes:
+        rgb: uint8 [H, W, 3].
+        depth: float32 [H, W], z-depth in metres, 0 = none.
+        segmentation: int32 [H, W], body ids of `SimScene.object_table`, -1 = none, -2 = a particle.
+        dynamic: bool [H, W], True on what moves (see `SimScene.advance`).
+    """
+
+    rgb: np.ndarray
+    depth: np.ndarray
+    segmentation: np.ndarray
+    dynamic: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class SimObject:
+    """A row of the object table: bounds in world metres; `dynamic` while it moves."""
+
+    body: int
+    name: str
+    low: tuple[float, float, float]
+    high: tuple[float, float, float]
+    dynamic: bool
+
+
+class SimScene:
+    """A simulated room or yard.
+
+    Args:
+        seed: 0-9999 (train), 10000-10999 (dev) or 20000-20199 (test).
+
+    Raises:
+        SeedError: any other seed.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.plan = layout.draw_plan(seed)
+        self.seed, self.split, self.prompt = self.plan.seed, self.plan.split, self.plan.prompt
+        light = self.plan.light
+        self._engine = Engine(light.direction, light.ambient, light.diffuse, light.colour)
+        self._names: dict[int, str] = {}
+        self._movable: list[int] = []
+        self._build_shell()
+        self._build_items()
+        # Movable things come to rest before the first picture, so that nothing shifts when physics starts.
+        self._engine.step(SETTLE_STEPS)
+
+    @classmethod
+    def from_name(cls, name: str) -> SimScene:
+        """A scene by "seed:123" or by a name of `NAMED_SCENES`.
+
+        Raises:
+            SeedError: no such name.
+        """
+        text = name.strip()
+        if text in NAMED_SCENES:
+            return cls(NAMED_SCENES[text])
+        if text.startswith("seed:") and text[5:].isdigit():
+            return cls(int(text[5:]))
+        raise SeedError(f'scene {name!r}: use "seed:123" or one of {", ".join(NAMED_SCENES)}.')
+
+    # -- building ---------------------------------------------------------------------------------------------
+
+    def _build_shell(self) -> None:
+        plan, engine = self.plan, self._engine
+        width, depth = painting.ground_size(plan)
+        floor = shapes.quad((-width / 2, -depth / 2, 0), (width, 0, 0), (0, depth, 0), cells=4)
+        solid = ("box", (0.0, 0.0, -0.5), (width / 2 + 1, depth / 2 + 1, 0.5))
+        self._name(engine.add(floor, texture=engine.texture(painting.paint_floor(plan)), solids=(solid,)), "floor")
+        for side in range(4):
+            self._build_side(side)
+        if plan.outdoor:
+            dome = shapes.sky_dome(6.5, plan.light.direction)
+            self._name(engine.add(dome, texture=engine.texture(painting.paint_sky(plan))), "sky")
+        else:
+            w, d, h = plan.size
+            ceiling = shapes.quad((-w / 2, d / 2, h), (w, 0, 0), (0, -d, 0))
+            solid = ("box", (0.0, 0.0, h + 0.5), (w / 2 + 1, d / 2 + 1, 0.5))
+            self._name(engine.add(ceiling, texture=engine.texture(painting.paint_ceiling(plan)), solids=(solid,)), "ceiling")
+
+    def _build_side(self, side: int) -> None:
+        """Wall or fence `side` (0: +x, 1: +y, 2: -x, 3: -y), facing inwards."""
+        plan, engine = self.plan, self._engine
+        height = plan.size[2]
+        half, length = plan.size[side % 2] / 2, plan.size[1 - side % 2]
+        outward = np.array(((1, 0, 0), (0, 1, 0), (-1, 0, 0), (0, -1, 0))[side], dtype=float)
+        right = np.cross(outward, [0, 0, 1])
+        corner = outward * half - right * length / 2
+        mesh = shapes.quad(corner, right * length, (0, 0, height))
+        paint = painting.paint_fence if plan.outdoor else painting.paint_wall
+        extent = np.abs(outward) * 0.5 + np.abs(right) * (length / 2 + 1) + np.array([0, 0, 2.5])
+        solid = ("box", tuple(outward * (half + 0.5) + [0, 0, 2.5]), tuple(extent))
+        name = plan.fence if plan.outdoor else f"wall {side}"
+        self._name(engine.add(mesh, texture=engine.texture(paint(plan, side)), solids=(solid,)), name)
+
+    def _build_items(self) -> None:
+        engine = self._engine
+        for item in self.plan.items:
+            for part in build_item(item):
+                texture = engine.texture(item_texture(part.texture)) if part.texture else -1
+                body = engine.add_part(part, (item.x, item.y, 0.0), item.yaw, item.mass, texture)
+                self._name(body, item.word)
+                if item.mass:
+                    self._movable.append(body)
+
+    def _name(self, body: int, name: str) -> None:
+        self._names[body] = name
+
+    # -- cameras ----------------------------------------------------------------------------------------------
+
+    @property
+    def initial_c2w(self) -> np.ndarray:
+        """The first camera, float32 [4, 4], OpenCV axes, roll 0."""
+        return camera_pose(self.plan.eye, self.plan.yaw, self.plan.pitch)
+
+    def K(self, height: int = 128, width: int = 128) -> np.ndarray:
+        """Intrinsics float32 [3, 3] in pixels: 60 degrees horizontally, square pixels, centred."""
+        focal = width / 2 / math.tan(math.radians(FIELD_OF_VIEW) / 2)
+        return np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]], dtype=np.float32)
+
+    def is_free(self, position: np.ndarray, radius: float = 0.35) -> bool:
+        """True if a ball of this radius (metres) around `position` [3] touches neither the shell nor an item."""
+        x, y, z = (float(v) for v in position)
+        w, d, h = self.plan.size
+        top = 4.0 if self.plan.outdoor else h
+        if abs(x) > w / 2 - radius or abs(y) > d / 2 - radius or not radius <= z <= top - radius:
+            return False
+        point = np.array([x, y, z])
+        for low, high in self._obstacles:
+            if np.linalg.norm(point - np.clip(point, low, high)) < radius:
+                return False
+        return True
+
+    @functools.cached_property
+    def _obstacles(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        shell = {"floor", "ceiling", "sky", self.plan.fence, *(f"wall {i}" for i in range(4))}
+        out = []
+        for body, name in self._names.items():
+            if name not in shell:
+                low, high = self._engine.bounds(body)
+                if (high > low).all():
+                    out.append((low, high))
+        return out
+
+    # -- pictures ---------------------------------------------------------------------------------------------
+
+    def render(self, c2w: np.ndarray, height: int = 128, width: int = 128, K: np.ndarray | None = None) -> SimFrame:
+        """The scene as it is now, seen from `c2w` [4, 4] (OpenCV axes, metres).
+
+        Raises:
+            ClosedEnvError: the scene was closed.
+            PoseError: `c2w` is not a finite 4x4 matrix.
+        """
+        if self._engine.closed:
+            raise ClosedEnvError("this scene was closed; make a new SimScene(seed).")
+        pose = np.asarray(c2w, dtype=np.float64)
+        if pose.shape != (4, 4) or not np.isfinite(pose).all():
+            raise PoseError(f"c2w: expected a finite [4, 4] matrix, got shape {pose.shape}.")
+        intrinsics = self.K(height, width) if K is None else K
+        rgb, depth, ids = self._engine.picture(pose, intrinsics, height, width)
+        return SimFrame(rgb, depth, ids, np.zeros(ids.shape, dtype=bool))
+
+    def object_table(self) -> list[SimObject]:
+        """All bodies with names and bounds (collision shapes; zeros for the sky)."""
+        rows = []
+        for body, name in self._names.items():
+            low, high = self._engine.bounds(body)
+            rows.append(SimObject(body, name, tuple(low.tolist()), tuple(high.tolist()), False))
+        return rows
+
+    def close(self) -> None:
+        """Free the physics client (about 28 MB); safe to call twice."""
+        self._engine.close()
+
+    def __enter__(self) -> SimScene:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def camera_pose(eye: tuple[float, float, float], yaw: float, pitch: float) -> np.ndarray:
+    """`c2w` float32 [4, 4] of a level camera: yaw from world +X, counter-clockwise; pitch upwards; radians."""
+    forward = np.array([math.cos(yaw) * math.cos(pitch), math.sin(yaw) * math.cos(pitch), math.sin(pitch)])
+    right = np.array([math.sin(yaw), -math.cos(yaw), 0.0])
+    c2w = np.eye(4)
+    c2w[:3, :3] = np.stack([right, np.cross(forward, right), forward], axis=1)
+    c2w[:3, 3] = eye
+    return c2w.astype(np.float32)
+
+
+@functools.lru_cache(maxsize=256)
+def item_texture(texture_id: str) -> np.ndarray:
+    """The texture of furniture, uint8 [H, W, 3], covering 1.2 m x 1.2 m."""
+    from spatia_env.sim.textures import draw_texture
+
+    return np.clip(draw_texture(texture_id, 1.2, 1.2, _GRID / 1.2), 0, 255).astype(np.uint8)
