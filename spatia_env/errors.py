@@ -29,6 +29,10 @@ class ImageError(SpatiaError, ValueError):
     """A picture cannot be read, is not PNG/JPEG/WebP, or is too large."""
 
 
+class VideoError(SpatiaError, OSError):
+    """A film cannot be written or read."""
+
+
 class CaseError(SpatiaError, ValueError):
     """A case folder (`img.jpg`, `w2c.txt`, `intrinsics.txt`, `prompt.txt`) is incomplete or malformed."""
 
