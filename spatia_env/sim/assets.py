@@ -54,7 +54,7 @@ NAMED_MESHES = {
     "mug": ("objects/mug.obj", 0.34, 0),
     "lego": ("lego/lego.obj", 0.3, 0),
     "prism": ("toys/prism.obj", 0.4, 0),
-    "duck": ("duck_vhacd.obj", 0.5, 0),
+    "duck": ("duck_vhacd.obj", 0.5, 1),
     "teddy": ("teddy2_VHACD_CHs.obj", 0.9, 0),
     "cone": ("racecar/meshes/cone.obj", 0.6, 0),
 }

@@ -21,10 +21,13 @@ import math
 
 import numpy as np
 
-from spatia_env.errors import ClosedEnvError, PoseError, SeedError
-from spatia_env.sim import layout, painting, shapes
+from spatia_env import vocabulary
+from spatia_env.errors import ClosedEnvError, PoseError, PromptError, SeedError
+from spatia_env.sim import conditions, layout, painting, shapes
+from spatia_env.sim.activity import Activity
 from spatia_env.sim.assets import split_of
-from spatia_env.sim.engine import Engine
+from spatia_env.sim.engine import STEP, Engine
+from spatia_env.sim.events import start_mover
 from spatia_env.sim.furniture import build_item
 
 __all__ = ["FIELD_OF_VIEW", "NAMED_SCENES", "SimFrame", "SimScene", "split_of"]
@@ -78,13 +81,16 @@ class SimScene:
         self.plan = layout.draw_plan(seed)
         self.seed, self.split, self.prompt = self.plan.seed, self.plan.split, self.plan.prompt
         light = self.plan.light
-        self._engine = Engine(light.direction, light.ambient, light.diffuse, light.colour)
+        self.engine = Engine(light.direction, light.ambient, light.diffuse, light.colour)
         self._names: dict[int, str] = {}
         self._movable: list[int] = []
         self._build_shell()
         self._build_items()
         # Movable things come to rest before the first picture, so that nothing shifts when physics starts.
-        self._engine.step(SETTLE_STEPS)
+        self.engine.step(SETTLE_STEPS)
+        self._activity = Activity(self.engine, self._movable)
+        self._conditions: dict[str, conditions.Condition] = {}
+        self._events = 0
 
     @classmethod
     def from_name(cls, name: str) -> SimScene:
@@ -103,11 +109,11 @@ class SimScene:
     # -- building ---------------------------------------------------------------------------------------------
 
     def _build_shell(self) -> None:
-        plan, engine = self.plan, self._engine
+        plan, engine = self.plan, self.engine
         width, depth = painting.ground_size(plan)
         floor = shapes.quad((-width / 2, -depth / 2, 0), (width, 0, 0), (0, depth, 0), cells=4)
         solid = ("box", (0.0, 0.0, -0.5), (width / 2 + 1, depth / 2 + 1, 0.5))
-        self._name(engine.add(floor, texture=engine.texture(painting.paint_floor(plan)), solids=(solid,)), "floor")
+        self._name(engine.add(floor, texture=engine.texture(painting.paint_floor(plan)), solids=(solid,), restitution=1.0), "floor")
         for side in range(4):
             self._build_side(side)
         if plan.outdoor:
@@ -117,11 +123,11 @@ class SimScene:
             w, d, h = plan.size
             ceiling = shapes.quad((-w / 2, d / 2, h), (w, 0, 0), (0, -d, 0))
             solid = ("box", (0.0, 0.0, h + 0.5), (w / 2 + 1, d / 2 + 1, 0.5))
-            self._name(engine.add(ceiling, texture=engine.texture(painting.paint_ceiling(plan)), solids=(solid,)), "ceiling")
+            self._name(engine.add(ceiling, texture=engine.texture(painting.paint_ceiling(plan)), solids=(solid,), restitution=1.0), "ceiling")
 
     def _build_side(self, side: int) -> None:
         """Wall or fence `side` (0: +x, 1: +y, 2: -x, 3: -y), facing inwards."""
-        plan, engine = self.plan, self._engine
+        plan, engine = self.plan, self.engine
         height = plan.size[2]
         half, length = plan.size[side % 2] / 2, plan.size[1 - side % 2]
         outward = np.array(((1, 0, 0), (0, 1, 0), (-1, 0, 0), (0, -1, 0))[side], dtype=float)
@@ -132,10 +138,10 @@ class SimScene:
         extent = np.abs(outward) * 0.5 + np.abs(right) * (length / 2 + 1) + np.array([0, 0, 2.5])
         solid = ("box", tuple(outward * (half + 0.5) + [0, 0, 2.5]), tuple(extent))
         name = plan.fence if plan.outdoor else f"wall {side}"
-        self._name(engine.add(mesh, texture=engine.texture(paint(plan, side)), solids=(solid,)), name)
+        self._name(engine.add(mesh, texture=engine.texture(paint(plan, side)), solids=(solid,), restitution=1.0), name)
 
     def _build_items(self) -> None:
-        engine = self._engine
+        engine = self.engine
         for item in self.plan.items:
             for part in build_item(item):
                 texture = engine.texture(item_texture(part.texture)) if part.texture else -1
@@ -178,10 +184,104 @@ class SimScene:
         out = []
         for body, name in self._names.items():
             if name not in shell:
-                low, high = self._engine.bounds(body)
+                low, high = self.engine.bounds(body)
                 if (high > low).all():
                     out.append((low, high))
         return out
+
+    def room_ahead(self, c2w: np.ndarray, radius: float = 0.3) -> float:
+        """Metres (at most 4) of free floor and free view straight ahead of a camera [4, 4].
+
+        Movers need about 1.6 m to be seen well; data and benchmarks start them where there is as much.
+        """
+        ahead = np.array([c2w[0, 2], c2w[1, 2], 0.0], dtype=float)
+        ahead /= max(np.linalg.norm(ahead), 1e-6)
+        eye, distance = np.asarray(c2w[:3, 3], dtype=float), 0.0
+        while distance < 4.0:
+            point = eye + ahead * (distance + 0.15)
+            if not (self.is_free(point, radius) and self.is_free(np.array([*point[:2], radius + 0.02]), radius)):
+                break
+            distance += 0.15
+        return distance
+
+    def below_ceiling(self, z: float, margin: float) -> float:
+        """`z`, or the highest place that stays `margin` metres under the ceiling (5 m in a yard)."""
+        return min(z, (5.0 if self.plan.outdoor else self.plan.size[2]) - margin - 0.02)
+
+    # -- events -----------------------------------------------------------------------------------------------
+
+    def start_event(self, text: str, c2w: np.ndarray, rng: np.random.Generator) -> str:
+        """Let an event begin, as seen from a camera; `advance` then moves it.
+
+        Args:
+            text: an event's name or one of its phrasings (see `vocabulary`); empty for none.
+            c2w: the current camera [4, 4]; movers are placed in front of it.
+            rng: draws places and speeds.
+
+        Returns:
+            The event's name, "" for none. An ending whose condition is not there changes nothing.
+
+        Raises:
+            PromptError: the text is not in the vocabulary.
+            ClosedEnvError: the scene was closed.
+        """
+        self._check_open()
+        if not text.strip():
+            return ""
+        name = text if text in vocabulary.EVENT_NAMES else vocabulary.lookup(text)
+        if name is None:
+            raise PromptError(f"event {text!r}: the simulator cannot act this out; see spatia_env.vocabulary.")
+        event = vocabulary.event(name)
+        if event.kind == "mover":
+            self._events += 1
+            for mover in start_mover(self, name, np.asarray(c2w, dtype=np.float64), rng):
+                self._name(mover.body, f"{name} {self._events}")
+                self._activity.add(mover)
+        elif event.kind == "condition":
+            kept = self._conditions.get(name)
+            self._conditions[name] = dataclasses.replace(kept, coming=True) if kept else conditions.start(name, rng)
+        elif event.ends in self._conditions:
+            self._conditions[event.ends].coming = False
+        return name
+
+    def advance(self, seconds: float = FRAME_SECONDS) -> None:
+        """Let time pass: physics while anything moves, and the ramps of conditions.
+
+        A body of an event is dynamic from its start until it has stood still (less than 5 mm and 1 degree in a
+        call) for 4 calls in a row; then it is a part of the world. Furniture that is knocked becomes dynamic
+        while it moves. Bodies that leave the scene are removed. Call it once a frame, with 0.1 s.
+        """
+        self._check_open()
+        for body in self._activity.advance(max(1, round(seconds / STEP))):
+            del self._names[body]
+        for name, condition in list(self._conditions.items()):
+            condition.advance(seconds)
+            if condition.strength == 0.0 and not condition.coming:
+                del self._conditions[name]
+
+    def remove_movers(self) -> None:
+        """Take every body that events brought out of the scene; furniture stays where it is."""
+        for body in self._activity.remove_movers():
+            del self._names[body]
+
+    @property
+    def is_moving(self) -> bool:
+        """True while any body is dynamic."""
+        return bool(self._activity.dynamic)
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Names of the conditions that are there and not ending."""
+        return tuple(name for name, condition in self._conditions.items() if condition.coming)
+
+    @property
+    def events_active(self) -> tuple[str, ...]:
+        """Names of the events under way: movers that are still dynamic, then conditions."""
+        return (*self._activity.events, *self.conditions)
+
+    def _check_open(self) -> None:
+        if self.engine.closed:
+            raise ClosedEnvError("this scene was closed; make a new SimScene(seed).")
 
     # -- pictures ---------------------------------------------------------------------------------------------
 
@@ -192,26 +292,30 @@ class SimScene:
             ClosedEnvError: the scene was closed.
             PoseError: `c2w` is not a finite 4x4 matrix.
         """
-        if self._engine.closed:
-            raise ClosedEnvError("this scene was closed; make a new SimScene(seed).")
+        self._check_open()
         pose = np.asarray(c2w, dtype=np.float64)
         if pose.shape != (4, 4) or not np.isfinite(pose).all():
             raise PoseError(f"c2w: expected a finite [4, 4] matrix, got shape {pose.shape}.")
         intrinsics = self.K(height, width) if K is None else K
-        rgb, depth, ids = self._engine.picture(pose, intrinsics, height, width)
-        return SimFrame(rgb, depth, ids, np.zeros(ids.shape, dtype=bool))
+        rgb, depth, ids = self.engine.picture(pose, intrinsics, height, width)
+        dynamic = np.isin(ids, self._activity.dynamic) if self._activity.dynamic else np.zeros(ids.shape, dtype=bool)
+        if self._conditions:
+            rgb, particles = conditions.apply(list(self._conditions.values()), rgb, depth, pose, intrinsics)
+            ids[particles] = conditions.PARTICLE_ID
+            dynamic |= particles
+        return SimFrame(rgb, depth, ids, dynamic)
 
     def object_table(self) -> list[SimObject]:
         """All bodies with names and bounds (collision shapes; zeros for the sky)."""
         rows = []
         for body, name in self._names.items():
-            low, high = self._engine.bounds(body)
-            rows.append(SimObject(body, name, tuple(low.tolist()), tuple(high.tolist()), False))
+            low, high = self.engine.bounds(body)
+            rows.append(SimObject(body, name, tuple(low.tolist()), tuple(high.tolist()), body in self._activity.dynamic))
         return rows
 
     def close(self) -> None:
         """Free the physics client (about 28 MB); safe to call twice."""
-        self._engine.close()
+        self.engine.close()
 
     def __enter__(self) -> SimScene:
         return self
