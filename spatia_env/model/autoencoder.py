@@ -1,0 +1,133 @@
+"""The tiny autoencoder: one frame at a time, 16x smaller, 48 channels, with a decoder that sees the render.
+
+Pixel-unshuffle stages and residual convolutions, no attention and no norm layers, because it has to train and
+run on a CPU. Like every autoencoder of the pipeline it has `encode`, `decode`, `spatial_stride`,
+`temporal_stride` and `latent_channels`. It knows neither cameras nor text.
+"""
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+HEAD_CHANNELS = 7
+"""Output planes per pixel: imagined colour (3), how much of the render to show (1), its light (3)."""
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions around SiLU; the second starts at zero, so a fresh block is the identity."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(F.silu(self.conv1(F.silu(x))))
+
+
+class TinyAutoencoder(ModelMixin, ConfigMixin):
+    """Per-frame residual autoencoder.
+
+    Args:
+        latent_channels: Channels of the latents.
+        channels: Widths at strides 4, 8 and 16.
+        encoder_blocks: Residual blocks at each stride of the encoder.
+        decoder_blocks: Residual blocks at each stride of the decoder, from stride 16 up.
+    """
+
+    spatial_stride = 16
+    temporal_stride = 1
+
+    @register_to_config
+    def __init__(
+        self,
+        latent_channels: int = 48,
+        channels: tuple[int, int, int] = (96, 160, 208),
+        encoder_blocks: tuple[int, int, int] = (2, 2, 2),
+        decoder_blocks: tuple[int, int, int] = (2, 2, 3),
+    ) -> None:
+        super().__init__()
+        fine, middle, coarse = channels
+        self.latent_channels = latent_channels
+        self.encoder = nn.Sequential(
+            nn.PixelUnshuffle(4),
+            nn.Conv2d(48, fine, 3, padding=1),
+            *(ResidualBlock(fine) for _ in range(encoder_blocks[0])),
+            nn.PixelUnshuffle(2),
+            nn.Conv2d(4 * fine, middle, 1),
+            *(ResidualBlock(middle) for _ in range(encoder_blocks[1])),
+            nn.PixelUnshuffle(2),
+            nn.Conv2d(4 * middle, coarse, 1),
+            *(ResidualBlock(coarse) for _ in range(encoder_blocks[2])),
+            nn.Conv2d(coarse, latent_channels, 1),
+        )
+        self.decoder_coarse = nn.Sequential(
+            nn.Conv2d(latent_channels, coarse, 3, padding=1),
+            *(ResidualBlock(coarse) for _ in range(decoder_blocks[2])),
+            nn.Conv2d(coarse, 4 * middle, 1),
+            nn.PixelShuffle(2),
+            *(ResidualBlock(middle) for _ in range(decoder_blocks[1])),
+            nn.Conv2d(middle, 4 * fine, 1),
+            nn.PixelShuffle(2),
+        )
+        self.render_in = nn.Conv2d(4 * 16, fine, 3, padding=1)
+        self.decoder_fine = nn.Sequential(*(ResidualBlock(fine) for _ in range(decoder_blocks[0])))
+        self.head = nn.Conv2d(fine, HEAD_CHANNELS * 16, 3, padding=1)
+        nn.init.zeros_(self.render_in.weight)
+        nn.init.zeros_(self.render_in.bias)
+        # Statistics of the raw latents, so that the world model sees zero mean and unit variance.
+        self.register_buffer("latent_mean", torch.zeros(latent_channels))
+        self.register_buffer("latent_std", torch.ones(latent_channels))
+
+    def encode_raw(self, images: Tensor) -> Tensor:
+        """Latents [N, C, H/16, W/16] of images [N, 3, H, W] before normalisation (training only)."""
+        return self.encoder(images.contiguous(memory_format=torch.channels_last))
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """Normalised latents [B, C, T, H/16, W/16] of frames [B, 3, T, H, W] in [-1, 1]."""
+        raw = self.encode_raw(_to_images(frames))
+        return _to_video(self.normalise(raw), frames.shape[0])
+
+    def normalise(self, raw: Tensor) -> Tensor:
+        """Raw latents [N, C, h, w] to zero mean and unit variance."""
+        return (raw - self.latent_mean[:, None, None]) / self.latent_std[:, None, None]
+
+    def decode(self, latents: Tensor, scene_render: Tensor | None = None, known: Tensor | None = None) -> Tensor:
+        """Frames [B, 3, T, H, W] in [-1, 1] of normalised latents [B, C, T, H/16, W/16].
+
+        Args:
+            latents: Normalised latents.
+            scene_render: Optional render of the map [B, 3, T, H, W] in [-1, 1]. Where it is known, the
+                decoder may show it, relit, instead of drawing the surface from 48 numbers.
+            known: Mask [B, 1, T, H, W], 1 where the render is covered.
+        """
+        z = _to_images(latents) * self.latent_std[:, None, None] + self.latent_mean[:, None, None]
+        render = None if scene_render is None else _to_images(scene_render)
+        mask = None if known is None else _to_images(known)
+        return _to_video(self.decode_raw(z, render, mask), latents.shape[0])
+
+    def decode_raw(self, raw: Tensor, render: Tensor | None = None, known: Tensor | None = None) -> Tensor:
+        """Images [N, 3, H, W] of raw latents [N, C, h, w], a render [N, 3, H, W] and its mask [N, 1, H, W]."""
+        x = self.decoder_coarse(raw.contiguous(memory_format=torch.channels_last))
+        if render is not None:
+            x = x + self.render_in(F.pixel_unshuffle(torch.cat([render * known, known], dim=1), 4))
+        planes = F.pixel_shuffle(self.head(self.decoder_fine(x)), 4)
+        colour = planes[:, :3]
+        if render is None:
+            return colour
+        # Work in [0, 1] where light is a gain: night, fog and coloured lamps scale what the map remembers.
+        share = torch.sigmoid(planes[:, 3:4]) * known
+        lit = (render + 1) * 2 * torch.sigmoid(planes[:, 4:]) - 1
+        return colour + share * (lit - colour)
+
+
+def _to_images(video: Tensor) -> Tensor:
+    return video.transpose(1, 2).flatten(0, 1)
+
+
+def _to_video(images: Tensor, batch: int) -> Tensor:
+    return images.unflatten(0, (batch, -1)).transpose(1, 2)

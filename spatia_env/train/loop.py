@@ -1,0 +1,186 @@
+"""One training loop for every network: resume, EMA, CSV log, fixed dev evaluation, atomic checkpoints.
+
+It knows nothing about what it trains: a stage hands in modules, a loss and an evaluation.
+"""
+
+import csv
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How long and how fast to train."""
+
+    out: Path
+    """folder of the run: state.safetensors, optimizer.safetensors, log.csv, progress.json"""
+    minutes: float = 30.0
+    """wall-clock minutes of this call; a later call with the same folder goes on"""
+    max_steps: int = 1_000_000
+    """total steps over all calls"""
+    learning_rate: float = 5e-4
+    """peak learning rate, after `warmup` steps"""
+    warmup: int = 100
+    """steps of linear warm-up"""
+    decay: bool = False
+    """lower the rate to 5 % along a cosine over this call's minutes (the last call of a run)"""
+    weight_decay: float = 0.01
+    """AdamW weight decay"""
+    clip: float = 1.0
+    """largest gradient norm"""
+    ema: float = 0.998
+    """decay of the averaged weights that are evaluated and shipped"""
+    save_minutes: float = 3.0
+    """minutes between checkpoints"""
+    eval_minutes: float = 6.0
+    """minutes between dev evaluations"""
+    log_every: int = 25
+    """steps between rows of the log"""
+
+
+Loss = Callable[[object], tuple[Tensor, dict[str, float]]]
+
+
+class Trainer:
+    """Trains `model` on `batches`; see `LoopConfig`. `evaluate` is called with the averaged weights in place."""
+
+    def __init__(self, model: nn.Module, config: LoopConfig) -> None:
+        self.model, self.config = model, config
+        self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self.average = {n: p.detach().clone() for n, p in self.parameters.items()}
+        self.optimizer = torch.optim.AdamW(
+            list(self.parameters.values()), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98)
+        )
+        self.step, self.seconds = 0, 0.0
+        config.out.mkdir(parents=True, exist_ok=True)
+        self._resume()
+
+    def run(self, batches: Iterator, loss: Loss, evaluate: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """Train until the minutes or the steps are used up; returns the last evaluation."""
+        config = self.config
+        start = last_save = last_eval = time.monotonic()
+        base = self.seconds
+        figures: dict[str, float] = {}
+        sums: dict[str, float] = {}
+        bar = tqdm(initial=self.step, desc=config.out.name, unit="step", mininterval=5)
+        while self.step < config.max_steps and time.monotonic() - start < config.minutes * 60:
+            self._set_rate((time.monotonic() - start) / (config.minutes * 60))
+            value, parts = loss(next(batches))
+            self._descend(value)
+            for name, part in {"loss": value.item(), **parts}.items():
+                sums[name] = sums.get(name, 0.0) + part
+            bar.update()
+            now = time.monotonic()
+            self.seconds = base + now - start
+            if self.step % config.log_every == 0:
+                self._log({name: total / config.log_every for name, total in sums.items()})
+                bar.set_postfix_str(" ".join(f"{n}={t / config.log_every:.4f}" for n, t in sums.items()))
+                sums = {}
+            if now - last_save > config.save_minutes * 60:
+                self.save()
+                last_save = now
+            if now - last_eval > config.eval_minutes * 60:
+                figures = self._evaluate(evaluate)
+                last_eval = time.monotonic()
+        figures = self._evaluate(evaluate)
+        self.save()
+        bar.close()
+        return figures
+
+    def save(self) -> None:
+        """Write weights, averages, optimiser state and progress; a reader sees the old or the new files."""
+        state = {f"model.{n}": t for n, t in self.model.state_dict().items()}
+        state |= {f"average.{n}": t for n, t in self.average.items()}
+        moments = {}
+        for name, parameter in self.parameters.items():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                moments[f"{name}|{key}"] = value
+        _save_atomic(state, self.config.out / "state.safetensors")
+        _save_atomic(moments, self.config.out / "optimizer.safetensors")
+        progress = {"step": self.step, "seconds": round(self.seconds, 1)}
+        (self.config.out / "progress.json").write_text(json.dumps(progress))
+
+    def averaged(self) -> "_Averaged":
+        """Context in which the model holds the averaged weights."""
+        return _Averaged(self.parameters, self.average)
+
+    def _descend(self, value: Tensor) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        norm = nn.utils.clip_grad_norm_(list(self.parameters.values()), self.config.clip)
+        if torch.isfinite(norm):
+            self.optimizer.step()
+        self.step += 1
+        # A short memory at first: early weights are not worth averaging.
+        decay = min(self.config.ema, self.step / (self.step + 10))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.values()), list(self.parameters.values()), 1 - decay)
+
+    def _set_rate(self, elapsed: float) -> None:
+        rate = self.config.learning_rate * min(1.0, (self.step + 1) / self.config.warmup)
+        if self.config.decay:
+            cosine = 0.5 + 0.5 * float(torch.cos(torch.tensor(min(elapsed, 1.0) * torch.pi)))
+            rate *= 0.05 + 0.95 * cosine
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def _evaluate(self, evaluate: Callable[[], dict[str, float]]) -> dict[str, float]:
+        with self.averaged(), torch.no_grad():
+            figures = evaluate()
+        self._log({f"dev_{name}": value for name, value in figures.items()})
+        tqdm.write(f"{self.config.out.name} step {self.step} ({self.seconds / 60:.1f} min): {figures}")
+        return figures
+
+    def _log(self, values: dict[str, float]) -> None:
+        with open(self.config.out / "log.csv", "a", newline="") as file:
+            writer = csv.writer(file)
+            for name, value in values.items():
+                writer.writerow([self.step, round(self.seconds, 1), name, f"{value:.6g}"])
+
+    def _resume(self) -> None:
+        path = self.config.out / "state.safetensors"
+        if not path.exists():
+            return
+        state = load_file(path)
+        self.model.load_state_dict({n[6:]: t for n, t in state.items() if n.startswith("model.")})
+        for name, tensor in state.items():
+            if name.startswith("average.") and name[8:] in self.average:
+                self.average[name[8:]].copy_(tensor)
+        moments = load_file(self.config.out / "optimizer.safetensors")
+        for name, parameter in self.parameters.items():
+            found = {k.split("|")[1]: v for k, v in moments.items() if k.split("|")[0] == name}
+            if found:
+                self.optimizer.state[parameter] = found
+        progress = json.loads((self.config.out / "progress.json").read_text())
+        self.step, self.seconds = progress["step"], progress["seconds"]
+
+
+class _Averaged:
+    """Swaps averaged weights in on entry and the trained ones back on exit."""
+
+    def __init__(self, parameters: dict[str, nn.Parameter], average: dict[str, Tensor]) -> None:
+        self.parameters, self.average = parameters, average
+
+    def __enter__(self) -> None:
+        self.trained = {n: p.detach().clone() for n, p in self.parameters.items()}
+        for name, parameter in self.parameters.items():
+            parameter.data.copy_(self.average[name])
+
+    def __exit__(self, *_: object) -> None:
+        for name, parameter in self.parameters.items():
+            parameter.data.copy_(self.trained[name])
+
+
+def _save_atomic(tensors: dict[str, Tensor], path: Path) -> None:
+    temporary = path.with_suffix(".tmp")
+    save_file({n: t.detach().contiguous() for n, t in tensors.items()}, temporary)
+    os.replace(temporary, path)
