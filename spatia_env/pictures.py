@@ -241,3 +241,16 @@ def pixel_intrinsics(intrinsics: Any, height: int, width: int) -> np.ndarray:
             f"intrinsics: the centre {cx:.4g}, {cy:.4g} px is far outside {width}x{height}; {hint}."
         )
     return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
+
+
+def psnr(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> float:
+    """Peak signal-to-noise ratio in dB of two uint8 pictures [..., H, W, 3]; 99 when they are equal.
+
+    Args:
+        a: One picture, or several.
+        b: The other, of the same shape.
+        mask: bool [..., H, W], True where pixels count; None counts all.
+    """
+    squared = (a.astype(np.float64) - b.astype(np.float64)) ** 2
+    error = float((squared if mask is None else squared[mask]).mean())
+    return 99.0 if error == 0 else float(min(99.0, 10 * np.log10(255**2 / error)))

@@ -190,13 +190,14 @@ class ReturnHome:
             raise ActionError("return_home: `away` must be larger than what counts as being at home.")
 
     def reset(self, context: TaskContext) -> None:
-        """Home is here."""
-        self._potential, self._has_been_away = 0.0, False
+        """Home is `start_c2w`."""
+        self._has_been_away = False
+        self._potential = self._out(context)
 
     def evaluate(self, context: TaskContext) -> TaskResult:
         """Score the way out and the way back."""
         metres, degrees = distance_and_angle(context.c2w, context.start_c2w)
-        out = min((metres + degrees / 90) / self.away, 1.0)
+        out = self._out(context)
         self._has_been_away |= out >= 1
         potential = 2 - out if self._has_been_away else out
         progress = self.gamma * potential - self._potential
@@ -209,6 +210,10 @@ class ReturnHome:
             "closure": self.closure_weight * closure,
         }
         return TaskResult(terms, terminated=home, success=home)
+
+    def _out(self, context: TaskContext) -> float:
+        metres, degrees = distance_and_angle(context.c2w, context.start_c2w)
+        return min((metres + degrees / 90) / self.away, 1.0)
 
     def _closure(self, context: TaskContext) -> float:
         if context.start_frame is None:

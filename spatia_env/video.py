@@ -3,7 +3,10 @@
 H.264 by the ffmpeg that `imageio-ffmpeg` ships. A file appears under its name only when it is complete.
 """
 
+import contextlib
 import os
+import subprocess
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -50,7 +53,8 @@ class VideoWriter:
         self.scale = scale
         self.num_frames = 0
         self._size: tuple[int, int] | None = None
-        self._process: Any = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log: Any = None
         self._part = self.path.with_name(f".{self.path.stem}.{os.getpid()}.part.mp4")
 
     def append(self, frames: np.ndarray) -> None:
@@ -69,55 +73,74 @@ class VideoWriter:
             self._start(size)
         elif size != self._size:
             raise ActionError(f"video: frames of {size} after frames of {self._size} (width, height).")
+        assert self._process is not None and self._process.stdin is not None
         try:
             for frame in frames:
-                self._process.send(_enlarge(frame, self.scale).tobytes())
+                self._process.stdin.write(_enlarge(frame, self.scale).tobytes())
         except OSError as cause:
-            self.discard()
-            raise VideoError(f"{self.path}: ffmpeg stopped ({cause}); is the disk full?") from cause
+            words = self._stop()
+            self._part.unlink(missing_ok=True)
+            raise VideoError(f"{self.path}: ffmpeg stopped ({words or cause}); is the disk full?") from cause
         self.num_frames += len(frames)
 
     def _start(self, size: tuple[int, int]) -> None:
-        import imageio_ffmpeg
-
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        width, height = size[0] * self.scale, size[1] * self.scale
-        # yuv420p halves the colour planes, so both sides must be even: the last row or column is repeated.
-        self._process = imageio_ffmpeg.write_frames(
-            str(self._part),
-            (width + width % 2, height + height % 2),
-            fps=self.fps,
-            codec="libx264",
-            pix_fmt_in="rgb24",
-            pix_fmt_out="yuv420p",
-            quality=None,
-            macro_block_size=1,
-            ffmpeg_log_level="error",
-            output_params=["-crf", "16", "-preset", "medium", "-movflags", "+faststart", "-threads", "1"],
+        # yuv420p halves the colour planes, so both sides must be even: `_enlarge` repeats the last row or
+        # column.
+        width, height = (side * self.scale + side * self.scale % 2 for side in size)
+        source = [
+            "-f",
+            "rawvideo",
+            "-pix_fmt",
+            "rgb24",
+            "-s",
+            f"{width}x{height}",
+            "-r",
+            str(self.fps),
+            "-i",
+            "-",
+        ]
+        coding = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "16", "-threads", "1"]
+        target = ["-movflags", "+faststart", f"file:{self._part}"]
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by _stop
+        self._process = subprocess.Popen(
+            [_ffmpeg(), "-v", "error", "-y", *source, *coding, *target],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=self._log,
         )
-        self._process.send(None)
         self._size = size
+
+    def _stop(self) -> str:
+        """End ffmpeg; its last words if it failed."""
+        process, self._process = self._process, None
+        assert process is not None and process.stdin is not None
+        with contextlib.suppress(OSError):  # it is gone already; its exit code says so below
+            process.stdin.close()
+        code = process.wait()
+        with self._log as log:
+            log.seek(0)
+            words = log.read().decode(errors="replace").strip()
+        return (words[-300:] or f"exit code {code}") if code else ""
 
     def close(self) -> None:
         """Finish the film; without frames there is none.
 
         Raises:
-            VideoError: If ffmpeg wrote nothing.
+            VideoError: If ffmpeg failed.
         """
         if self._process is None:
             return
-        process, self._process = self._process, None
-        process.close()
-        if not self._part.is_file() or self._part.stat().st_size == 0:
+        words = self._stop()
+        if words:
             self._part.unlink(missing_ok=True)
-            raise VideoError(f"{self.path}: ffmpeg wrote nothing; is the disk full?")
+            raise VideoError(f"{self.path}: ffmpeg failed ({words}).")
         os.replace(self._part, self.path)
 
     def discard(self) -> None:
         """Stop and leave no file."""
         if self._process is not None:
-            process, self._process = self._process, None
-            process.close()
+            self._stop()
         self._part.unlink(missing_ok=True)
 
     def __enter__(self) -> "VideoWriter":
@@ -153,15 +176,23 @@ def read_video(path: str | Path) -> np.ndarray:
     Raises:
         VideoError: If ffmpeg cannot read it.
     """
+    command = [_ffmpeg(), "-v", "error", "-i", f"file:{path}", "-f", "image2pipe", "-c:v", "ppm", "-"]
+    result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    if result.returncode or not result.stdout:
+        words = result.stderr.decode(errors="replace").strip()[-300:]
+        raise VideoError(f"{path}: cannot be read as a film ({words}).")
+    # Each frame is a PPM: "P6\nWIDTH HEIGHT\n255\n" and the bytes.
+    header = result.stdout[:64].split(b"\n")[:3]
+    width, height = map(int, header[1].split())
+    skip = sum(len(line) + 1 for line in header)
+    frames = np.frombuffer(result.stdout, np.uint8).reshape(-1, skip + height * width * 3)
+    return frames[:, skip:].reshape(-1, height, width, 3).copy()
+
+
+def _ffmpeg() -> str:
     import imageio_ffmpeg
 
-    reader = imageio_ffmpeg.read_frames(str(path))
-    try:
-        width, height = next(reader)["size"]
-        frames = [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader]
-    except (OSError, RuntimeError, StopIteration) as cause:
-        raise VideoError(f"{path}: cannot be read as a film ({cause}).") from cause
-    return np.stack(frames)
+    return imageio_ffmpeg.get_ffmpeg_exe()
 
 
 def _enlarge(frame: np.ndarray, scale: int) -> np.ndarray:
@@ -234,6 +265,15 @@ def contact_sheet(
             cell = Image.fromarray(frame).resize((cell_width, cell_height), Image.Resampling.LANCZOS)
             sheet.paste(cell, (margin + column * (cell_width + gap), top))
     return sheet
+
+
+def write_sheet(path: str | Path, sheet: Image.Image) -> Path:
+    """Write a picture as png; it appears under its name when it is complete."""
+    path = Path(path)
+    part = path.with_name(f".{path.stem}.{os.getpid()}.part.png")
+    sheet.save(part)
+    os.replace(part, path)
+    return path
 
 
 def _cut(text: str, font: Any, width: int) -> str:

@@ -1,0 +1,110 @@
+"""The command line `spatia`: one verb a job, each loaded only when it is called.
+
+A verb is a function `main(argv: list[str]) -> int | None` in the module that does the job, which reads its
+arguments with tyro from a frozen dataclass. Errors that a user can mend are one line on stderr and exit code
+2; `--debug` anywhere shows the traceback.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from spatia_env import __version__
+from spatia_env.checks import near_miss
+from spatia_env.errors import SpatiaError
+
+USAGE_ERROR = 2
+
+
+@dataclass(frozen=True)
+class Command:
+    """A verb: where its `main` lives, and its line in the help."""
+
+    module: str
+    summary: str
+
+
+COMMANDS: dict[str, Command] = {
+    "demo": Command("spatia_env.demo", "walk through a generated world: a film, a sheet, a point cloud"),
+    "rollout": Command("spatia_env.rollout", "follow the cameras and prompts of a case folder"),
+    "train": Command("spatia_env.train.cli", "train the parts of the embedded checkpoint from their seeds"),
+    "bench": Command("spatia_env.bench.cli", "measure against ground truth; writes results.json and tables"),
+    "convert": Command("spatia_env.model.convert", "turn the officially released weights into one folder"),
+    "doctor": Command("spatia_env.model.doctor", "say what this machine can run, and why not more"),
+    "info": Command("spatia_env.info", "versions, ids and the embedded checkpoint"),
+}
+
+_HELP = """\
+spatia {version}: a Gymnasium environment over a generated world that remembers itself
+
+usage: spatia COMMAND [OPTIONS]        spatia COMMAND --help for its options
+
+{commands}
+
+options:
+  --version    print the version
+  --debug      show the traceback of an error
+
+examples:
+  spatia demo --out out/demo
+  spatia rollout --case my_case --out out/my_case
+  spatia bench smoke --out out/bench
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb and return the exit code."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in args
+    args = [arg for arg in args if arg != "--debug"]
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(help_text())
+        return 0 if args else USAGE_ERROR
+    if args[0] in ("--version", "-V"):
+        print(f"spatia {__version__}")
+        return 0
+    try:
+        return _run(args[0], args[1:])
+    except (SpatiaError, OSError, KeyboardInterrupt) as error:
+        if debug:
+            raise
+        return _report(args[0], error)
+
+
+def _run(name: str, args: list[str]) -> int:
+    if name not in COMMANDS:
+        print(f"spatia: unknown command {name!r}{near_miss(name, COMMANDS)}", file=sys.stderr)
+        print("Run `spatia --help`.", file=sys.stderr)
+        return USAGE_ERROR
+    module = importlib.import_module(COMMANDS[name].module)
+    return int(module.main(args) or 0)
+
+
+def _report(name: str, error: BaseException) -> int:
+    if isinstance(error, KeyboardInterrupt):
+        print(f"\nspatia {name}: interrupted", file=sys.stderr)
+        return 130
+    if isinstance(error, BrokenPipeError):
+        # The reader (`| head`) has gone: nothing is left to say, and flushing at exit must not complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    print(f"spatia {name}: {_one_line(str(error))}", file=sys.stderr)
+    return USAGE_ERROR
+
+
+def _one_line(text: str) -> str:
+    # Text of users may be quoted in it: control characters must not reach the terminal.
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def help_text() -> str:
+    """What `spatia --help` prints."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    return _HELP.format(version=__version__, commands="commands:\n" + "\n".join(lines))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
