@@ -3,6 +3,9 @@
 Its world is a colour that depends on the pose: enough to tell frames, poses and episodes apart.
 """
 
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -16,11 +19,30 @@ from spatia_env.spaces import EventText, PathBox
 T, H, W = 3, 40, 48
 
 
+@dataclass(frozen=True)
+class ContractState:
+    prompt: str = ""
+
+
+class ContractWorld:
+    """What demo and rollout read of a world, and what they told it."""
+
+    def __init__(self) -> None:
+        self.state = ContractState()
+        self.memory = SimpleNamespace(num_points=7)
+        self.prompts: list[str] = []
+
+    def export(self, path: Path) -> None:
+        Path(path).write_text("ply")
+
+
 class ContractEnv(gym.Env):
     metadata: ClassVar[dict] = {"render_modes": ["rgb_array_list"], "render_fps": 8}
 
-    def __init__(self, render_mode: str | None = None, action: str = "camera") -> None:
-        self.render_mode = render_mode
+    def __init__(self, render_mode: str | None = None, action: str = "camera", debug: bool = False) -> None:
+        self.render_mode, self.debug = render_mode, debug
+        self.checkpoint_id = "contract"
+        self.world = ContractWorld()
         self.kind = action
         self.observation_space = spaces.Dict(
             {
@@ -38,6 +60,7 @@ class ContractEnv(gym.Env):
         super().reset(seed=seed)
         # A first pose that is not the identity: poses relative to it must be told apart from absolute ones.
         self.c2w = path_of_twist(np.array([3, -2, 1, 0.1, 0.4, 0]), 1)[0]
+        self.options = options or {}
         self.offset = int(self.np_random.integers(0, 100))
         self.events = []
         return self._observe(np.repeat(self.c2w[None], T, axis=0)), {}
@@ -47,7 +70,10 @@ class ContractEnv(gym.Env):
         path = self.c2w @ (motion if self.kind == "path" else path_of_twist(motion, T))
         self.c2w = path[-1]
         self.events.append(event)
-        return self._observe(path), float(len(event)), False, False, {}
+        self.world.prompts.append(self.world.state.prompt)
+        observation = self._observe(path)
+        info = {"debug": {"scene_render": observation["frames"] // 2}} if self.debug else {}
+        return observation, float(len(event)), False, False, info
 
     def render(self) -> list[np.ndarray]:
         return [frame.copy() for frame in self.frames]
