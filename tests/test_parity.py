@@ -1,0 +1,98 @@
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from spatia_env.errors import CheckpointError
+from spatia_env.model import parity, parity_checks
+from spatia_env.model.parity_fixtures import Fixtures, worst
+
+FIXTURES = Path(__file__).parent / "data" / "parity"
+
+
+@pytest.fixture(scope="module")
+def results():
+    return {result.name: result for result in parity.run_parity(FIXTURES)}
+
+
+@pytest.mark.parametrize("name", parity.CHECKS)
+def test_computes_what_the_release_computes(results, name):
+    assert results[name].passed, str(results[name])
+
+
+def test_float64_time_brings_the_transformer_below_1e_5(results):
+    for name in ("a transformer", "b references, history, control", "c first round", "g LoRA"):
+        assert results[name].error < 1e-5
+
+
+@pytest.fixture()
+def small_folder(tmp_path, monkeypatch):
+    """A copy that runs in a moment: the rotary tables only, and no manifest entry for the rest."""
+    for name in ("rope_128", "rope_tiny"):
+        shutil.copy(FIXTURES / f"{name}.safetensors", tmp_path)
+    monkeypatch.setattr(parity, "CHECKS", {"rope": parity_checks.rope})
+    (tmp_path / "MANIFEST.json").write_text("{}")
+    return tmp_path
+
+
+def test_a_wrong_number_fails_the_command(small_folder, capsys):
+    assert parity.main([str(small_folder)]) == 0
+    path = small_folder / "rope_tiny.safetensors"
+    tensors = load_file(path)
+    tensors["angle_cos"][0, 0] += 1e-3
+    save_file(tensors, path, metadata={"config": json.dumps(Fixtures(FIXTURES).config("rope_tiny"))})
+    assert parity.main([str(small_folder)]) == 1
+    assert "FAIL" in capsys.readouterr().out
+
+
+def test_a_nan_is_not_a_pass():
+    assert not parity.Result("x", float("nan"), 1.0, "").passed
+    assert worst(torch.zeros(2), torch.zeros(3)) == float("inf")
+
+
+def test_altered_missing_or_foreign_folders_are_refused(small_folder, tmp_path, capsys):
+    manifest = {"rope_tiny.safetensors": {"sha256": "0" * 64}}
+    (small_folder / "MANIFEST.json").write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match="differs from its hash"):
+        parity.check_manifest(small_folder)
+    (small_folder / "MANIFEST.json").write_text(json.dumps({"gone.safetensors": {"sha256": "0"}}))
+    with pytest.raises(CheckpointError, match="not a folder of parity fixtures"):
+        parity.check_manifest(small_folder)
+    assert parity.main([str(tmp_path / "nowhere")]) == 2
+    assert "parity fixtures" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("mutation", "at_least"),
+    [("references reversed", 0.05), ("references at the new frames' time", 1.0), ("hints ignored", 0.3)],
+)
+def test_the_fixture_tells_wrong_implementations_apart(mutation, at_least):
+    fixtures = Fixtures(FIXTURES)
+    case = fixtures.tensors("b_dit_vace_ref_hist")
+    latents, timestep = case["latents"], case["timestep_per_frame"].clone()[None]
+    if mutation == "references reversed":
+        latents = latents[:, :, [1, 0, *range(2, latents.shape[2])]]
+    if mutation == "references at the new frames' time":
+        timestep[:, :2] = timestep[:, -1]
+    with torch.no_grad():
+        out = fixtures.transformer(
+            latents,
+            timestep,
+            case["context"],
+            case["vace_context"],
+            2,
+            0.0 if mutation == "hints ignored" else 1.0,
+        ).sample
+    assert (out - case["out_scale_1.0"]).abs().max() > at_least
+
+
+@pytest.mark.slow
+def test_the_command_runs():
+    command = [sys.executable, "-m", "spatia_env.model.parity", str(FIXTURES)]
+    finished = subprocess.run(command, capture_output=True, text=True, cwd=FIXTURES.parents[2], timeout=300)
+    assert finished.returncode == 0 and finished.stdout.count("pass") == len(parity.CHECKS)
