@@ -25,6 +25,20 @@ MAX_BLOCK = _OFFSET - 1
 """Block coordinates lie within plus or minus this (about 4 km at 0.5 m): points beyond are refused."""
 
 
+MIN_VOXEL, MAX_VOXELS_PER_SIDE = 1e-4, 1000
+"""Voxels are at least 0.1 mm, and a block has at most 1000 of them along its edge (their index is an i32)."""
+
+
+def grid_problem(voxel: float, block: float) -> str:
+    """What is wrong with these edges in metres of voxels and blocks; "" if nothing is."""
+    if not (MIN_VOXEL <= voxel <= 10 and MIN_VOXEL <= block <= 1e4):  # also false for NaN
+        return f"voxel={voxel!r}, block={block!r}: use metres, voxels of at least {MIN_VOXEL:g}."
+    side = round(block / voxel)
+    if not 1 <= side <= MAX_VOXELS_PER_SIDE or abs(side * voxel - block) > 1e-6 * block:
+        return f"block={block!r} must be a multiple of voxel={voxel!r}, at most {MAX_VOXELS_PER_SIDE} times."
+    return ""
+
+
 def pack_blocks(coordinates: np.ndarray) -> np.ndarray:
     """Keys i64 [n] of integer block coordinates [n, 3], each within `MAX_BLOCK` of 0."""
     shifted = coordinates.astype(np.int64) + _OFFSET
@@ -57,3 +71,21 @@ def freeze(block: np.ndarray) -> np.ndarray:
 
 
 EMPTY = freeze(np.empty(0, dtype=POINT))
+
+
+def block_problem(block: np.ndarray, key: int, voxel: float, voxels_per_side: int) -> str:
+    """Why an array is not a block of this key; "" when it is: sorted voxels, finite points inside them."""
+    index = block["voxel"].astype(np.int64)
+    side = voxels_per_side
+    if len(index) and (index[0] < 0 or index[-1] >= side**3 or (np.diff(index) <= 0).any()):
+        return "has voxels that are out of range, out of order or repeated"
+    if not (np.isfinite(block["position"]).all() and np.isfinite(block["weight"]).all()):
+        return "has NaN or infinite values"
+    if (block["weight"] < 0).any() or not (block["radius"] >= 0).all() or np.isinf(block["radius"]).any():
+        return "has negative, NaN or infinite weights or radii"
+    local = np.stack([index // (side * side), index // side % side, index % side], axis=-1)
+    centre = (unpack_blocks(np.array([key])) * side + local + 0.5) * voxel
+    # Means of points in a voxel stay in it, up to the rounding of f32, which grows with the distance.
+    if (np.abs(block["position"] - centre) > 0.5 * voxel + 1e-6 * np.abs(centre) + 1e-6).any():
+        return "has points outside their voxels"
+    return ""

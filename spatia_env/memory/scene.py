@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from spatia_env.cameras import invert_se3
-from spatia_env.errors import WorldFullError
+from spatia_env.errors import ActionError, WorldFullError
 from spatia_env.memory import blocks as blk
 from spatia_env.memory.carving import looked_through
 from spatia_env.memory.fusion import Observation, merge, observe
@@ -51,6 +51,15 @@ class SceneMemory:
     carve: bool = True
     blocks: Mapping[int, np.ndarray] = field(default_factory=lambda: MappingProxyType({}))
     num_points: int = 0
+
+    def __post_init__(self) -> None:
+        problem = blk.grid_problem(self.voxel, self.block)
+        if problem or self.on_full not in ("evict", "error") or self.max_points < 1:
+            raise ActionError(
+                problem
+                or f"max_points={self.max_points!r}, on_full={self.on_full!r}: max_points is at least 1, "
+                'on_full is "evict" or "error".'
+            )
 
     @property
     def voxels_per_side(self) -> int:
@@ -145,7 +154,7 @@ class SceneMemory:
                 f"the map would hold {self.num_points} points, more than max_points={self.max_points}; "
                 'raise max_points, use a coarser voxel, or set on_full="evict".'
             )
-        order = sorted((int(block["last_step"].max()), key) for key, block in self.blocks.items() if len(block))
+        order = sorted((int(block["last_step"].max()), key) for key, block in self.blocks.items())
         dropped, gone = 0, {}
         for _, key in order:
             if dropped >= excess:

@@ -1,0 +1,243 @@
+"""One world, one file: a SQLite database of contents by hash and one manifest for each save.
+
+A save is one transaction of a rollback journal: it adds the contents that are new, adds a manifest, drops
+what no manifest names any more, and is on the disk when the call returns. A process that dies, a full disk
+or a refused write leaves the world of the save before. Between saves there is one file; beside it a
+`-journal` exists while a save runs or after one was killed, and the next open uses it up.
+
+Files may come from strangers. Sizes are checked before anything is opened, SQLite runs no triggers, views or
+functions of the file, and what is read is compared with its hash before it is believed.
+"""
+
+import os
+import sqlite3
+import threading
+import zlib
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from spatia_env.errors import WorldCorruptError, WorldFormatError, WorldTooLargeError
+from spatia_env.memory import codecs, database, files
+from spatia_env.memory.manifest import BundleState, Contents, Read, describe, rebuild, references
+from spatia_env.memory.plain_json import from_json, to_json
+
+MAX_BYTES = 4 << 30
+"""A world may declare this many bytes of contents in all, unpacked; `load_bundle(max_bytes=)` changes it."""
+_LOCK = threading.RLock()
+"""Held over every use of a file: closing any descriptor of it drops all POSIX locks of the process on it."""
+_VERIFIED: dict[tuple[int, int], str] = {}
+"""(device, inode) -> hash of the manifest that this process last wrote or read there, with all contents."""
+
+
+@dataclass(frozen=True)
+class SaveReport:
+    """What a save did: its number, contents `written` and `kept`, their bytes, and the size of the file."""
+
+    save: int
+    written: int
+    kept: int
+    bytes_written: int
+    file_bytes: int
+
+
+def save_bundle(path: str | os.PathLike[str], state: BundleState, keep: int = 1) -> SaveReport:
+    """Write a world; the file then holds it, or, if this raises, what it held before.
+
+    Contents that the file already has from a save or load of this process are not written again.
+
+    Args:
+        path: A new file, or one that holds a world.
+        state: What to write.
+        keep: How many saves the file remembers, this one included; see `load_bundle(save=)`.
+
+    Raises:
+        WorldIOError: The system refuses, the disk is full, or another process is saving.
+        WorldFormatError: `path` is something else than a world, or the state cannot be written.
+    """
+    target = files.as_path(path, "world")
+    if not isinstance(keep, int) or keep < 1:
+        raise WorldFormatError(f"keep={keep!r}: keep at least one save.")
+    manifest, contents = describe(state)
+    text = to_json(manifest)
+    with _LOCK, database.errors(target, "saved"):
+        if not os.path.lexists(target):
+            report = _create(target, text, contents)
+            if report is not None:
+                return report
+        return _extend(target, text, contents, keep)
+
+
+def load_bundle(
+    path: str | os.PathLike[str], save: int | None = None, max_bytes: int = MAX_BYTES
+) -> BundleState:
+    """Read a world, every array bit for bit as it was saved.
+
+    Args:
+        path: A file that `save_bundle` wrote.
+        save: Which of the saves that the file remembers; the last by default.
+        max_bytes: Refuse worlds that declare more than this, unpacked.
+
+    Raises:
+        WorldCorruptError: It is cut short or altered.
+        WorldVersionError: A newer version wrote it.
+        WorldTooLargeError: It declares too much.
+        WorldFormatError: It is not a world.
+        WorldIOError: The system refuses, or another process is saving for longer than 10 seconds.
+    """
+    target = files.as_path(path, "world")
+    with _LOCK, database.errors(target, "read"), closing(database.open(target, write=False)) as base:
+        base.execute("BEGIN")
+        database.check_schema(base, target)
+        database.check_pages(base, target)
+        number, name, text = _manifest(base, save)
+        state = rebuild(from_json(text), _reader(base), max_bytes)
+        base.execute("COMMIT")
+        if number == _last(base):
+            _VERIFIED[_identity(target)] = name
+    return state
+
+
+def saves(path: str | os.PathLike[str]) -> list[int]:
+    """Numbers of the saves that a world file remembers; the raises of `load_bundle` hold."""
+    target = files.as_path(path, "world")
+    with _LOCK, database.errors(target, "read"), closing(database.open(target, write=False)) as base:
+        database.check_schema(base, target)
+        return [row[0] for row in base.execute("SELECT save FROM manifests ORDER BY save")]
+
+
+# -- writing --------------------------------------------------------------------------------------------
+
+
+def _create(target: Path, text: bytes, contents: Contents) -> SaveReport | None:
+    """Build a new file under another name and link it into place; None if the name is taken meanwhile."""
+    # A journal without its world would be taken for the new one's.
+    with suppress(FileNotFoundError):
+        os.unlink(f"{target}-journal")
+    with files.scratch(target) as (name, handle):
+        with closing(database.connect(name, "rw")) as base:
+            # Nobody sees this file before it is whole, so it needs no journal, and one fsync at its end.
+            base.execute("PRAGMA journal_mode=OFF")
+            base.execute("PRAGMA synchronous=OFF")
+            base.execute(f"PRAGMA application_id={database.APPLICATION_ID}")
+            base.execute(f"PRAGMA user_version={database.VERSION}")
+            base.execute("BEGIN")
+            for statement in database.SCHEMA.values():
+                base.execute(statement)
+            written = _insert(base, contents, sorted(contents))
+            written += _insert_manifest(base, 1, text)
+            base.execute("COMMIT")
+        os.fsync(handle)
+        try:
+            os.link(name, target)
+        except FileExistsError:
+            return None
+        except OSError:  # a file system without hard links
+            os.rename(name, target)
+        files.sync_folder(target.parent)
+        _VERIFIED[_identity(target)] = codecs.digest(np.frombuffer(text, np.uint8))
+        return SaveReport(1, len(contents), 0, written, os.stat(target).st_size)
+
+
+def _extend(target: Path, text: bytes, contents: Contents, keep: int) -> SaveReport:
+    """Add a save to a file that holds a world, in one transaction."""
+    with closing(database.open(target, write=True)) as base:
+        base.execute("PRAGMA journal_mode=DELETE")
+        base.execute("PRAGMA synchronous=EXTRA")  # FULL, and the removal of the journal is on the disk too
+        base.execute("BEGIN IMMEDIATE")
+        try:
+            database.check_schema(base, target)
+            number, name, last = _manifest(base)
+            # Only what this process wrote or checked is known to be what its hash says.
+            verified = _VERIFIED.get(_identity(target)) == name
+            known = references(from_json(last)) if verified else set()
+            if not verified:
+                database.check_pages(base, target)
+            new = sorted(contents.keys() - known)
+            written = _insert(base, contents, new) + _insert_manifest(base, number + 1, text)
+            _drop_old(base, number + 1, keep, contents)
+            base.execute("COMMIT")
+        except BaseException:
+            with suppress(sqlite3.Error):  # SQLite has rolled back already where it had to
+                base.execute("ROLLBACK")
+            raise
+    _VERIFIED[_identity(target)] = codecs.digest(np.frombuffer(text, np.uint8))
+    return SaveReport(number + 1, len(new), len(contents) - len(new), written, os.stat(target).st_size)
+
+
+def _insert(base: sqlite3.Connection, contents: Contents, names: list[str]) -> int:
+    written = 0
+    for name in names:
+        codec, data = contents[name].encode()
+        row = (name, codec, contents[name].size, data)
+        base.execute("INSERT OR REPLACE INTO contents VALUES(?, ?, ?, ?)", row)
+        written += len(data)
+    return written
+
+
+def _insert_manifest(base: sqlite3.Connection, number: int, text: bytes) -> int:
+    data = zlib.compress(text, 6)
+    name = codecs.digest(np.frombuffer(text, np.uint8))
+    base.execute("INSERT INTO manifests VALUES(?, ?, ?, ?)", (number, name, len(text), data))
+    return len(data)
+
+
+def _drop_old(base: sqlite3.Connection, number: int, keep: int, contents: Contents) -> None:
+    """Forget all but the last `keep` manifests, and what no manifest names; the pages are used again."""
+    base.execute("DELETE FROM manifests WHERE save <= ?", (number - keep,))
+    named = set(contents)
+    for (save,) in base.execute("SELECT save FROM manifests WHERE save < ?", (number,)).fetchall():
+        named |= references(from_json(_manifest(base, save)[2]))
+    present = {name for (name,) in base.execute("SELECT hash FROM contents")}
+    base.executemany("DELETE FROM contents WHERE hash = ?", [(name,) for name in sorted(present - named)])
+
+
+# -- reading --------------------------------------------------------------------------------------------
+
+
+def _reader(base: sqlite3.Connection) -> Read:
+    def read(name: str, size: int) -> np.ndarray:
+        row = base.execute("SELECT codec, size, data FROM contents WHERE hash = ?", (name,)).fetchone()
+        if row is None:
+            raise WorldCorruptError(f"the content {name[:12]} is missing.")
+        codec, declared, data = row
+        if declared != size or not isinstance(data, bytes):
+            raise WorldCorruptError(f"the content {name[:12]} has {declared} bytes where {size} belong.")
+        values = codecs.decode(codec, data, size)
+        if codecs.digest(values) != name:
+            raise WorldCorruptError(f"the content {name[:12]} differs from its hash.")
+        return values
+
+    return read
+
+
+def _manifest(base: sqlite3.Connection, save: int | None = None) -> tuple[int, str, bytes]:
+    """Number, hash and text of a save."""
+    number = _last(base) if save is None else save
+    row = base.execute("SELECT hash, size, data FROM manifests WHERE save = ?", (number,)).fetchone()
+    if row is None:
+        remembered = [r[0] for r in base.execute("SELECT save FROM manifests ORDER BY save LIMIT 100")]
+        raise WorldFormatError(f"the file remembers no save {save!r}; it has {remembered}.")
+    name, size, data = row
+    if not (isinstance(size, int) and isinstance(data, bytes)):
+        raise WorldCorruptError("the manifest is not of its table's types.")
+    if size > database.MAX_RECORD:
+        raise WorldTooLargeError(f"the manifest declares {size} bytes.")
+    text = codecs.inflate(data, size)
+    if codecs.digest(np.frombuffer(text, np.uint8)) != name:
+        raise WorldCorruptError("the manifest differs from its hash.")
+    return number, name, text
+
+
+def _last(base: sqlite3.Connection) -> int:
+    number = base.execute("SELECT max(save) FROM manifests").fetchone()[0]
+    if number is None:
+        raise WorldCorruptError("the file holds no save.")
+    return number
+
+
+def _identity(target: Path) -> tuple[int, int]:
+    status = os.stat(target)
+    return status.st_dev, status.st_ino

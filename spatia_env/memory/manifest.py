@@ -1,0 +1,274 @@
+"""What a saved world is made of: the state on one side, a manifest of named contents on the other.
+
+`describe` turns a state into a JSON manifest, which names every array by the hash of its content, and
+`rebuild` turns that back, checking each number that a file claims before it is believed. This module does
+not know where the contents are kept.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spatia_env.errors import SpatiaError, WorldFormatError, WorldTooLargeError
+from spatia_env.memory import blocks as blk
+from spatia_env.memory import codecs
+from spatia_env.memory.digests import DIGESTS, as_numpy
+from spatia_env.memory.keyframes import Keyframe
+from spatia_env.memory.plain_json import FORMAT, typed
+from spatia_env.memory.scene import SceneMemory
+
+MAX_KEYFRAMES = 100_000
+MAX_ARRAYS = 1_000
+MAX_SIDE = 16_384
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+_HASH = re.compile(r"[0-9a-f]{64}")
+_DTYPES = ("|b1", "|i1", "|u1", "<i2", "<u2", "<f2", "<i4", "<u4", "<f4", "<i8", "<u8", "<f8")
+_NOT_SETTINGS = ("blocks", "num_points")
+
+
+@dataclass(frozen=True)
+class BundleState:
+    """A world as plain data.
+
+    Attributes:
+        memory: The map.
+        keyframes: Remembered pictures, oldest first.
+        arrays: Named arrays of numbers or booleans: poses, last frames, states of generators.
+        meta: Anything JSON can hold, with text keys: prompt, ledger, seeds, provenance.
+        settings: As `meta`, for what the world was made with.
+    """
+
+    memory: SceneMemory
+    keyframes: list[Keyframe] = field(default_factory=list)
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    meta: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Content:
+    """One array to be kept: its bytes' hash and how to encode it, which is done only when it is new."""
+
+    size: int
+    encode: Callable[[], tuple[int, bytes]]
+
+
+Contents = dict[str, Content]
+Read = Callable[[str, int], np.ndarray]
+
+
+def describe(state: BundleState) -> tuple[dict[str, Any], Contents]:
+    """The manifest of a state and the contents it names.
+
+    Raises:
+        WorldFormatError: If `meta`, `settings` or `arrays` hold what a file cannot.
+    """
+    contents: Contents = {}
+    memory = state.memory
+    manifest = {
+        "format": FORMAT,
+        "memory": _settings_of(memory),
+        "blocks": [_put_block(contents, memory, key) for key in sorted(memory.blocks)],
+        "keyframes": [_put_keyframe(contents, keyframe) for keyframe in state.keyframes],
+        "arrays": {name: _put_array(contents, name, state.arrays[name]) for name in sorted(state.arrays)},
+        "meta": state.meta,
+        "settings": state.settings,
+    }
+    return manifest, contents
+
+
+def references(manifest: dict[str, Any]) -> set[str]:
+    """Hashes of all contents that a manifest names."""
+    keyframes = typed(manifest, "keyframes", list)
+    found = {typed(row, 2, str) for row in typed(manifest, "blocks", list)}
+    found.update(typed(row, name, str) for row in keyframes for name in ("frame", "depth"))
+    found.update(typed(row, "hash", str) for row in typed(manifest, "arrays", dict).values())
+    return found
+
+
+def rebuild(manifest: dict[str, Any], read: Read, max_bytes: int) -> BundleState:
+    """The state that a manifest describes, its contents taken from `read(hash, size)` (already checked).
+
+    Raises:
+        WorldFormatError: If any of it is not what this version writes.
+        WorldTooLargeError: If it declares more than `max_bytes` in all, before anything is read.
+    """
+    memory = _empty_memory(typed(manifest, "memory", dict))
+    blocks = _block_rows(manifest, memory)
+    keyframes = [_keyframe_row(row) for row in typed(manifest, "keyframes", list)]
+    arrays = {name: _array_row(name, row) for name, row in typed(manifest, "arrays", dict).items()}
+    if len(keyframes) > MAX_KEYFRAMES or len(arrays) > MAX_ARRAYS:
+        raise WorldTooLargeError("the world declares more keyframes or arrays than this version takes.")
+    total = sum(count for _, count, _ in blocks) * blk.POINT.itemsize
+    total += sum(row.num_bytes for row in (*arrays.values(), *(r for pair in keyframes for r in pair[:2])))
+    if total > max_bytes:
+        raise WorldTooLargeError(
+            f"the world declares {total / 2**20:.0f} MB; the limit is {max_bytes >> 20} MB (max_bytes)."
+        )
+    loaded = {key: _get_block(read, memory, key, count, name) for key, count, name in blocks}
+    memory = dataclasses.replace(
+        memory, blocks=MappingProxyType(loaded), num_points=sum(len(block) for block in loaded.values())
+    )
+    return BundleState(
+        memory=memory,
+        keyframes=[_get_keyframe(read, *row) for row in keyframes],
+        arrays={name: row.get(read) for name, row in arrays.items()},
+        meta=typed(manifest, "meta", dict),
+        settings=typed(manifest, "settings", dict),
+    )
+
+
+# -- the map --------------------------------------------------------------------------------------------
+
+
+def _settings_of(memory: SceneMemory) -> dict[str, Any]:
+    names = [f.name for f in dataclasses.fields(memory) if f.name not in _NOT_SETTINGS]
+    return {name: getattr(memory, name) for name in names}
+
+
+def _empty_memory(settings: dict[str, Any]) -> SceneMemory:
+    default = _settings_of(SceneMemory())
+    for name, value in settings.items():
+        kind = type(default.get(name))
+        right = isinstance(value, kind) or (kind is float and type(value) is int)
+        if name not in default or not right or (kind is int and isinstance(value, bool)):
+            raise WorldFormatError(f"the map's setting {name!r} = {value!r:.40} is not one of this version.")
+    try:
+        return SceneMemory(
+            **{n: float(v) if isinstance(default[n], float) else v for n, v in settings.items()}
+        )
+    except (SpatiaError, OverflowError) as cause:
+        raise WorldFormatError(f"the map's settings are impossible: {cause}") from cause
+
+
+def _put_block(contents: Contents, memory: SceneMemory, key: int) -> list[Any]:
+    block = memory.blocks[key]
+    name = DIGESTS.of(block)
+    side, voxel = memory.voxels_per_side, memory.voxel
+
+    def encode() -> tuple[int, bytes]:
+        problem = blk.block_problem(block, key, voxel, side)
+        if problem:  # a file that cannot be read again must not be written
+            raise WorldFormatError(f"block {key} of the map {problem}; the world was not saved.")
+        return codecs.encode_points(block, key, voxel, side)
+
+    contents[name] = Content(block.nbytes, encode)
+    return [int(key), len(block), name]
+
+
+def _block_rows(manifest: dict[str, Any], memory: SceneMemory) -> list[tuple[int, int, str]]:
+    rows, before, total = [], -1, 0
+    largest = blk.pack_blocks(np.full((1, 3), blk.MAX_BLOCK)).item()
+    for row in typed(manifest, "blocks", list):
+        key, count, name = typed(row, 0, int), typed(row, 1, int), _hash(typed(row, 2, str))
+        if not before < key <= largest:
+            raise WorldFormatError(f"block {key} is out of order or out of range.")
+        if not 0 < count <= memory.voxels_per_side**3:
+            raise WorldFormatError(f"block {key} declares {count} points.")
+        rows.append((key, count, name))
+        before, total = key, total + count
+    if total > memory.max_points:
+        raise WorldTooLargeError(f"the map declares {total} points, its own limit is {memory.max_points}.")
+    return rows
+
+
+def _get_block(read: Read, memory: SceneMemory, key: int, count: int, name: str) -> np.ndarray:
+    block = blk.freeze(read(name, count * blk.POINT.itemsize).view(blk.POINT))
+    problem = blk.block_problem(block, key, memory.voxel, memory.voxels_per_side)
+    if problem:
+        raise WorldFormatError(f"block {key} of the map {problem}.")
+    DIGESTS.learn(block, name)
+    return block
+
+
+# -- keyframes and arrays -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Row:
+    """An array that a manifest declares."""
+
+    name: str
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def get(self, read: Read) -> np.ndarray:
+        values = read(self.name, self.num_bytes)
+        if self.dtype.kind == "b" and values.size and values.max() > 1:
+            raise WorldFormatError("an array of booleans holds other values.")
+        array = values.view(self.dtype).reshape(self.shape)
+        array.flags.writeable = False
+        DIGESTS.learn(array, self.name)
+        return array
+
+
+def _put(contents: Contents, array: np.ndarray | Tensor) -> str:
+    name = DIGESTS.of(array)
+    values = as_numpy(array)
+    contents[name] = Content(values.nbytes, lambda: codecs.encode_array(values))
+    return name
+
+
+def _put_array(contents: Contents, name: str, array: np.ndarray) -> dict[str, Any]:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise WorldFormatError(f"array name {name!r:.60}: use letters, digits, '_', '.' and '-'.")
+    if not isinstance(array, np.ndarray) or array.dtype.str not in _DTYPES:
+        raise WorldFormatError(f"array {name!r}: expected an array of numbers, got {type(array).__name__}.")
+    return {"dtype": array.dtype.str, "shape": list(array.shape), "hash": _put(contents, array)}
+
+
+def _array_row(name: str, row: Any) -> _Row:
+    dtype, shape = typed(row, "dtype", str), typed(row, "shape", list)
+    sizes = all(type(side) is int and 0 <= side < 2**31 for side in shape)
+    if not _NAME.fullmatch(name) or dtype not in _DTYPES or len(shape) > 8 or not sizes:
+        raise WorldFormatError(f"array {name!r:.60} is declared as {dtype!r:.20} {shape!r:.60}.")
+    return _Row(_hash(typed(row, "hash", str)), np.dtype(dtype), tuple(shape))
+
+
+def _put_keyframe(contents: Contents, keyframe: Keyframe) -> dict[str, Any]:
+    height, width = keyframe.depth.shape
+    return {
+        "step": int(keyframe.step),
+        "size": [height, width],
+        "c2w": keyframe.c2w.double().flatten().tolist(),
+        "frame": _put(contents, keyframe.frame),
+        "depth": _put(contents, keyframe.depth),
+    }
+
+
+def _keyframe_row(row: Any) -> tuple[_Row, _Row, Tensor, int]:
+    size, c2w, step = typed(row, "size", list), typed(row, "c2w", list), typed(row, "step", int)
+    if len(size) != 2 or not all(type(side) is int and 0 < side <= MAX_SIDE for side in size):
+        raise WorldFormatError(f"a keyframe declares the size {size!r:.60}.")
+    if len(c2w) != 16 or not all(isinstance(x, int | float) and abs(x) < 1e9 for x in c2w):
+        raise WorldFormatError("a keyframe has an impossible pose.")
+    if not -(2**31) <= step < 2**31:
+        raise WorldFormatError(f"a keyframe declares step {step}.")
+    frame = _Row(_hash(typed(row, "frame", str)), np.dtype("|u1"), (*size, 3))
+    depth = _Row(_hash(typed(row, "depth", str)), np.dtype("<f2"), tuple(size))
+    return frame, depth, torch.tensor(c2w, dtype=torch.float32).reshape(4, 4), step
+
+
+def _get_keyframe(read: Read, frame: _Row, depth: _Row, c2w: Tensor, step: int) -> Keyframe:
+    picture, metres = (torch.from_numpy(row.get(read).copy()) for row in (frame, depth))
+    DIGESTS.learn(picture, frame.name)
+    DIGESTS.learn(metres, depth.name)
+    return Keyframe(picture, metres, c2w, step)
+
+
+def _hash(name: str) -> str:
+    if not _HASH.fullmatch(name):
+        raise WorldFormatError(f"the world's manifest has {name!r:.70} where a hash belongs.")
+    return name
