@@ -31,8 +31,8 @@ class DemoConfig:
     """Folder to write to."""
     scene: str = "20005"
     """Scene to open: a seed or a name."""
-    events: tuple[str, str] = ("a red ball rolls in", "it gets dark")
-    """What happens on the way."""
+    events: tuple[str, ...] = ("a red ball rolls in", "night falls", "day breaks")
+    """What happens on the way, one a clip."""
     seed: int = 0
     """Seed of the environment."""
     model: str | None = None
@@ -115,7 +115,7 @@ def _scene(config: DemoConfig) -> int | str:
 
 
 def _make(config: DemoConfig) -> gym.Env:
-    options = {} if config.model is None else {"model": config.model}
+    options: dict[str, Any] = {} if config.model is None else {"model": config.model}
     return gym.make("spatia_env:Spatia-v0", debug=True, **options)
 
 

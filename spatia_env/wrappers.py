@@ -49,13 +49,15 @@ class LastFrameObservation(gym.ObservationWrapper, RecordConstructorArgs):
         reach = 2 * float(np.linalg.norm(given["pose"].high[0, :3, 3].astype(np.float64)))
         bound = np.ones((4, 4), dtype=np.float32)
         bound[:3, 3] = reach
+        pose = spaces.Box(-bound.reshape(16), bound.reshape(16), dtype=np.float32)
         self.observation_space = spaces.Dict(
             {
                 "image": spaces.Box(0, 255, (height, width, 3), np.uint8),
                 "depth": spaces.Box(0, 255, (height, width, 1), np.uint8),
-                "pose": spaces.Box(-bound.reshape(16), bound.reshape(16), dtype=np.float32),
+                "pose": pose,
             }
         )
+        self._pose_space = pose
         self._first_w2c = np.eye(4)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
@@ -67,7 +69,7 @@ class LastFrameObservation(gym.ObservationWrapper, RecordConstructorArgs):
     def observation(self, observation: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The last frame of a clip's observation."""
         pose = (self._first_w2c @ observation["pose"][-1]).astype(np.float32).reshape(16)
-        box = self.observation_space["pose"]
+        box = self._pose_space
         return {
             "image": observation["frames"][-1].copy(),
             "depth": depth_to_bytes(observation["depth"][-1])[..., None],
@@ -210,8 +212,8 @@ class RecordClips(gym.Wrapper, RecordConstructorArgs):
 
     def _append(self, observation: Any, which: slice) -> None:
         assert self._writer is not None
-        frames = observation["frames"] if self._sees_clips else np.stack(self.env.render())
-        self._writer.append(frames[which])
+        clip: Any = observation["frames"] if self._sees_clips else self.env.render()
+        self._writer.append(np.asarray(clip)[which])
         if self.arrays:
             self._rows["pose"].append(observation["pose"][which].astype(np.float32))
             self._rows["depth"].append(observation["depth"][which].astype(np.float16))
