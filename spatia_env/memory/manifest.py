@@ -141,10 +141,11 @@ def _empty_memory(settings: dict[str, Any]) -> SceneMemory:
         right = isinstance(value, kind) or (kind is float and type(value) is int)
         if name not in default or not right or (kind is int and isinstance(value, bool)):
             raise WorldFormatError(f"the map's setting {name!r} = {value!r:.40} is not one of this version.")
+    values: dict[str, Any] = {
+        name: float(value) if isinstance(default[name], float) else value for name, value in settings.items()
+    }
     try:
-        return SceneMemory(
-            **{n: float(v) if isinstance(default[n], float) else v for n, v in settings.items()}
-        )
+        return SceneMemory(**values)
     except (SpatiaError, OverflowError) as cause:
         raise WorldFormatError(f"the map's settings are impossible: {cause}") from cause
 

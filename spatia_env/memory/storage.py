@@ -1,6 +1,25 @@
-"""Worlds in files: the one place to import from. See `bundle`, `ply`, `colmap` and `docs/memory.md`."""
+"""Worlds in files: the one place to import from. `docs/memory.md` describes the formats."""
 
 from spatia_env.memory.bundle import SaveReport, load_bundle, save_bundle, saves
+from spatia_env.memory.cloud import PointCloud
+from spatia_env.memory.colmap import ColmapImage, ColmapModel, read_colmap, write_colmap
+from spatia_env.memory.export import export, read_points
 from spatia_env.memory.manifest import BundleState
+from spatia_env.memory.ply import read_ply, write_ply
 
-__all__ = ["BundleState", "SaveReport", "load_bundle", "save_bundle", "saves"]
+__all__ = [
+    "BundleState",
+    "ColmapImage",
+    "ColmapModel",
+    "PointCloud",
+    "SaveReport",
+    "export",
+    "load_bundle",
+    "read_colmap",
+    "read_ply",
+    "read_points",
+    "save_bundle",
+    "saves",
+    "write_colmap",
+    "write_ply",
+]
