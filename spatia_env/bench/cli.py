@@ -1,0 +1,15 @@
+"""`spatia bench core | smoke`: measure against ground truth and print the table."""
+
+import tyro
+
+from spatia_env.bench.core import BenchConfig, run_bench
+from spatia_env.bench.report import summary_lines
+
+
+def main(argv: list[str]) -> int:
+    """Run `spatia bench`; 0 when everything was measured, whatever was reached, 1 when something failed."""
+    config = tyro.cli(BenchConfig, args=argv, prog="spatia bench")
+    content = run_bench(config)
+    print("\n".join(summary_lines(content)))
+    print(f"\n{config.out / 'results.json'}, table.md, per_scene.csv, sheets/")
+    return 1 if content["failures"] else 0

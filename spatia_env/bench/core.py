@@ -1,0 +1,314 @@
+"""Runs a benchmark: schedules its (suite, scene, row) units, keeps each as one JSON file, and resumes.
+
+A unit that is there and was made by the same code, checkpoint and settings is not measured again. A unit that
+raised is a result too: it counts as the worst score, is listed, and is tried again by the next run.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import time
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import tyro
+from tqdm import tqdm
+
+import spatia_env
+from spatia_env.bench.quality import Context
+from spatia_env.bench.rows import ROWS, Players, check_frames
+from spatia_env.bench.suites import SUITES, Suite
+from spatia_env.errors import ActionError
+
+PROTOCOL = 1
+"""Changes whenever units of before can no longer be compared."""
+DEV_SEEDS = range(10_000, 11_000)
+SMOKE_EVENTS = ("red_ball_rolls", "night")
+_UNMEASURED = ("cli.py", "demo.py", "rollout.py", "info.py", "train", "viewer")
+_REPORTING = (
+    "core.py",
+    "cli.py",
+    "figures.py",
+    "results.py",
+    "statistics.py",
+    "report.py",
+    "sheets.py",
+    "plots.py",
+    "detector_check.py",
+)
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """Measure against the simulator's ground truth; writes results.json, table.md, plots and sheets."""
+
+    suite: tyro.conf.Positional[Literal["core", "smoke"]] = "core"
+    """core: the table of the README (about 20 minutes on 2 cores); smoke: the same at one scene and two
+    events
+    """
+    out: Path = Path("out/bench/core")
+    """folder to write to; a run that was interrupted goes on where it was"""
+    first_seed: int = DEV_SEEDS.start
+    """first dev seed (10000-10999)"""
+    scenes: int | None = None
+    """how many scenes; 12 for core, 1 for smoke"""
+    only: tuple[str, ...] = ()
+    """only these suites (renderer autoencoder photographs walk loop zero leakage events time)"""
+    rows: tuple[str, ...] = ()
+    """only these rows"""
+    events: tuple[str, ...] = ()
+    """only these events, by name; all for core, two for smoke"""
+    size: tuple[int, int] = (128, 128)
+    """height and width in pixels"""
+    model: str | None = None
+    """checkpoint: a name or a folder; the packaged one by default"""
+    plots: bool = True
+    """draw plots and contact sheets"""
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The scene seeds."""
+        count = self.scenes if self.scenes is not None else {"core": 12, "smoke": 1}[self.suite]
+        return tuple(range(self.first_seed, self.first_seed + count))
+
+    @property
+    def event_names(self) -> tuple[str, ...]:
+        """The events that are asked for; empty for all."""
+        return self.events or (SMOKE_EVENTS if self.suite == "smoke" else ())
+
+    @property
+    def command(self) -> str:
+        """What to type to get this again."""
+        parts = ["spatia bench", self.suite, "--out", str(self.out)]
+        if self.first_seed != DEV_SEEDS.start:
+            parts += ["--first-seed", str(self.first_seed)]
+        if self.scenes is not None:
+            parts += ["--scenes", str(self.scenes)]
+        for name in ("only", "rows", "events"):
+            if getattr(self, name):
+                parts += [f"--{name}", *getattr(self, name)]
+        if self.size != (128, 128):
+            parts += ["--size", *map(str, self.size)]
+        return " ".join(parts + (["--model", self.model] if self.model else []))
+
+
+@dataclass(frozen=True)
+class Job:
+    """One unit to measure."""
+
+    suite: Suite
+    scene: int
+    row: str
+
+    @property
+    def name(self) -> str:
+        """Its file name, without suffix."""
+        return f"{self.suite.name}-{self.scene}-{self.row}"
+
+
+@dataclass
+class Unit:
+    """What was measured of one (suite, scene, row).
+
+    Attributes:
+        suite: Name of the suite.
+        scene: Seed, or number of the photograph.
+        row: Name of the row.
+        fingerprint: Of the code, checkpoint and settings that made it.
+        values: Numbers; empty after a failure.
+        error: What went wrong, "" if nothing did.
+        seconds: How long it took.
+        pictures: Labels of the rows of its picture grid under `frames/`, and how many columns each has.
+    """
+
+    suite: str
+    scene: int
+    row: str
+    fingerprint: str
+    values: dict[str, Any] = field(default_factory=dict)
+    error: str = ""
+    seconds: float = 0.0
+    pictures: dict[str, int] = field(default_factory=dict)
+
+
+def run_bench(config: BenchConfig) -> dict[str, Any]:
+    """Measure what is missing, write every output, and return what is in results.json.
+
+    Raises:
+        ActionError: Seeds outside the dev range, or unknown suites, rows or events.
+        CheckpointError: The checkpoint cannot be loaded.
+    """
+    from spatia_env.bench.report import write_report
+
+    jobs = plan(config)
+    started = time.time()
+    with Players(config.size, config.model) as players:
+        checkpoint = ""
+        if any(ROWS[job.row].env is not None for job in jobs):
+            check_frames(players)
+            checkpoint = players.checkpoint_id
+        units = measure(config, jobs, players, checkpoint)
+    run = describe_run(config, checkpoint) | {"seconds": round(time.time() - started, 1)}
+    return write_report(config.out, units, run, config.command, config.plots)
+
+
+def plan(config: BenchConfig) -> list[Job]:
+    """The units of a run in order: suite by suite, all rows of a scene together, as they share its truth."""
+    _check(config)
+    return [
+        Job(suite, scene, row)
+        for suite in SUITES.values()
+        if not config.only or suite.name in config.only
+        for scene in suite.subjects(config.seeds)
+        for row in suite.rows
+        if not config.rows or row in config.rows
+    ]
+
+
+def _check(config: BenchConfig) -> None:
+    if not config.seeds or not all(seed in DEV_SEEDS for seed in config.seeds):
+        raise ActionError(
+            f"bench {config.suite}: scenes {config.seeds[:1]} to {config.seeds[-1:]} are not dev seeds "
+            f"({DEV_SEEDS.start}-{DEV_SEEDS.stop - 1}); test seeds are kept for the full benchmark."
+        )
+    from spatia_env.bench.happenings import tasks
+
+    tasks(config.event_names)
+    for name, given, known in (("--only", config.only, SUITES), ("--rows", config.rows, ROWS)):
+        unknown = sorted(set(given) - set(known))
+        if unknown:
+            raise ActionError(
+                f"bench {name}: {', '.join(unknown)} does not exist; there are {', '.join(known)}."
+            )
+
+
+def measure(config: BenchConfig, jobs: list[Job], players: Players, checkpoint: str) -> list[Unit]:
+    """All units, from their files where those are still valid."""
+    from spatia_env.bench.sheets import write_grid
+
+    units_folder = config.out / "units"
+    units_folder.mkdir(parents=True, exist_ok=True)
+    context = Context(players, config.size)
+    code, units = code_hash(), []
+    bar = tqdm(jobs, desc=f"bench {config.suite}", unit="unit", mininterval=1)
+    for job in bar:
+        bar.set_postfix_str(job.name, refresh=False)
+        path = units_folder / f"{job.name}.json"
+        fingerprint = fingerprint_of(config, job, checkpoint, code)
+        unit = read_unit(path, fingerprint)
+        if unit is None:
+            unit, pictures = measure_unit(config, context, job, fingerprint)
+            write_grid(config.out / "frames" / f"{job.name}.jpg", pictures)
+            unit.pictures = {label: len(frames) for label, frames in pictures.items()}
+            write_json(path, unit.__dict__)
+        units.append(unit)
+    return units
+
+
+def measure_unit(
+    config: BenchConfig, context: Context, job: Job, fingerprint: str
+) -> tuple[Unit, dict[str, np.ndarray]]:
+    """Measure one unit; an error becomes part of it."""
+    unit, begin, pictures = Unit(job.suite.name, job.scene, job.row, fingerprint), time.perf_counter(), {}
+    try:
+        measured = job.suite.run(context, job.scene, ROWS[job.row], config.event_names)
+        unit.values, pictures = plain(measured.values), measured.pictures
+    except Exception as error:  # noqa: BLE001 - a row that fails is a result: the worst score, listed
+        unit.error = f"{type(error).__name__}: {error}"
+        tqdm.write(f"{job.name} failed: {unit.error}\n{traceback.format_exc(limit=-3)}")
+    unit.seconds = round(time.perf_counter() - begin, 3)
+    return unit, pictures
+
+
+def plain(value: Any) -> Any:
+    """NumPy and torch numbers as Python's own, for JSON; not-finite floats as None."""
+    if isinstance(value, dict):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value
+
+
+def read_unit(path: Path, fingerprint: str) -> Unit | None:
+    """The unit in a file, None if there is none, it failed, or something else made it."""
+    try:
+        unit = Unit(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+    return unit if unit.fingerprint == fingerprint and not unit.error else None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON; the file appears under its name when it is complete."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def fingerprint_of(config: BenchConfig, job: Job, checkpoint: str, code: str) -> str:
+    """A hash of everything that decides a unit."""
+    decides = {
+        "protocol": PROTOCOL,
+        "code": code,
+        "checkpoint": checkpoint,
+        "row": ROWS[job.row].describe(),
+        "size": list(config.size),
+        "events": list(config.event_names) if job.suite.name == "events" else [],
+    }
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def code_hash() -> str:
+    """A hash of the package's source that takes part in a measurement (not of commands, training or
+    reporting).
+    """
+    root, digest = Path(spatia_env.__file__).parent, hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        parts = path.relative_to(root).parts
+        if parts[0] in _UNMEASURED or (parts[0] == "bench" and parts[-1] in _REPORTING):
+            continue
+        digest.update("/".join(parts).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def describe_run(config: BenchConfig, checkpoint: str) -> dict[str, Any]:
+    """What was run, on what, with which versions."""
+    import importlib.metadata
+
+    names = ("numpy", "torch", "diffusers", "gymnasium", "pybullet", "open3d", "scipy", "scikit-image")
+    return {
+        "command": config.command,
+        "suite": config.suite,
+        "checkpoint": checkpoint,
+        "code": code_hash(),
+        "protocol": PROTOCOL,
+        "seeds": list(config.seeds),
+        "size": list(config.size),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "versions": {"spatia_env": spatia_env.__version__, "python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in names},
+        "hardware": {
+            "machine": platform.machine(),
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "torch_threads": torch.get_num_threads(),
+            "load": round(os.getloadavg()[0], 1),
+        },
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")

@@ -1,0 +1,341 @@
+"""The figures: one for each number of the table, with its reach, and some that are only reported."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from spatia_env.bench.results import Results
+from spatia_env.bench.statistics import Estimate, median_bootstrap
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number with a reach, or one that is only reported.
+
+    Attributes:
+        id: Its key in results.json.
+        title: What it is, one line.
+        unit: "dB", "s", "ms", "m", or "" for shares.
+        suite: The suite that it comes from, for its command.
+        compute: From the results; None if its suite was not run.
+        reach: The value to reach; None for numbers that are only reported.
+        least: Whether the value must be at least the reach (else at most).
+        strict: Whether it must be beyond it.
+    """
+
+    id: str
+    title: str
+    unit: str
+    suite: str
+    compute: Callable[[Results], Estimate | None]
+    reach: float | None = None
+    least: bool = True
+    strict: bool = False
+
+    def holds(self, value: float) -> bool | None:
+        """Whether the reach is reached; None without one."""
+        if self.reach is None:
+            return None
+        if self.strict:
+            return value > self.reach if self.least else value < self.reach
+        return value >= self.reach if self.least else value <= self.reach
+
+    @property
+    def sign(self) -> str:
+        """The relation to the reach, as printed."""
+        return (">" if self.least else "<") + ("" if self.strict else "=")
+
+    def entry(self, results: Results, command: str) -> dict[str, Any] | None:
+        """Its entry in results.json, None if nothing was measured for it."""
+        estimate = self.compute(results)
+        if estimate is None:
+            return None
+        return {
+            "title": self.title,
+            "unit": self.unit,
+            "value": round(estimate.value, 5),
+            "ci": [round(estimate.low, 5), round(estimate.high, 5)],
+            "n": estimate.n,
+            "reach": None if self.reach is None else f"{self.sign} {self.reach:g}",
+            "holds": self.holds(estimate.value),
+            "command": command,
+        }
+
+
+def _mean(suite: str, row: str, metric: str) -> Callable[[Results], Estimate | None]:
+    return lambda results: results.mean(suite, row, metric)
+
+
+def _gain(
+    suite: str, baseline: str, metric: str, row: str = "default"
+) -> Callable[[Results], Estimate | None]:
+    return lambda results: results.gain(suite, row, baseline, metric)
+
+
+def _median(metric: str) -> Callable[[Results], Estimate | None]:
+    def compute(results: Results) -> Estimate | None:
+        values = results.lists("time", "default", metric)
+        return median_bootstrap(values) if values else None
+
+    return compute
+
+
+FIGURES: tuple[Figure, ...] = (
+    Figure(
+        "renderer_identity_psnr",
+        "identity-pose round trip of the renderer, surfaces beyond 1 m, covered pixels",
+        "dB",
+        "renderer",
+        _mean("renderer", "memory-render-only", "psnr_identity"),
+        40,
+    ),
+    Figure(
+        "autoencoder_scenes_psnr",
+        "autoencoder reconstruction of dev scenes",
+        "dB",
+        "autoencoder",
+        _mean("autoencoder", "default", "psnr_scene"),
+        31,
+    ),
+    Figure(
+        "autoencoder_photos_psnr",
+        "autoencoder reconstruction of photographs it never saw",
+        "dB",
+        "photographs",
+        _mean("photographs", "default", "psnr_photo"),
+        25,
+    ),
+    Figure(
+        "observed_psnr",
+        "frames over 4 clips, pixels whose surface the start picture shows",
+        "dB",
+        "walk",
+        _mean("walk", "default", "psnr_observed"),
+        25,
+    ),
+    Figure(
+        "observed_gain_over_frozen",
+        "the same, above a frozen frame",
+        "dB",
+        "walk",
+        _gain("walk", "frozen-frame", "psnr_observed"),
+        6,
+    ),
+    Figure(
+        "all_gain_over_memory_render",
+        "all pixels over 4 clips, above memory-render-only",
+        "dB",
+        "walk",
+        _gain("walk", "memory-render-only", "psnr_all"),
+        0,
+        strict=True,
+    ),
+    Figure(
+        "all_gain_over_frozen",
+        "all pixels over 4 clips, above a frozen frame",
+        "dB",
+        "walk",
+        _gain("walk", "frozen-frame", "psnr_all"),
+        0,
+        strict=True,
+    ),
+    Figure(
+        "loop_psnr_gain_over_no_memory",
+        "return to the start after 4 clips (PSNR_C), above no-memory",
+        "dB",
+        "loop",
+        _gain("loop", "no-memory", "psnr_c"),
+        4,
+    ),
+    Figure(
+        "depth_absrel",
+        "depth AbsRel over 4 clips, all pixels, started with the picture's depth",
+        "",
+        "walk",
+        _mean("walk", "default", "depth_absrel"),
+        0.08,
+        least=False,
+    ),
+    Figure(
+        "depth_absrel_picture_only",
+        "the same, started from the picture alone",
+        "",
+        "walk",
+        _mean("walk", "default-picture-only", "depth_absrel"),
+        0.08,
+        least=False,
+    ),
+    Figure(
+        "leakage",
+        "share of the points written from clips with movers that lie on movers",
+        "",
+        "leakage",
+        _mean("leakage", "default", "leakage"),
+        0.03,
+        least=False,
+    ),
+    Figure(
+        "detector_recall",
+        "the judges on the simulator's own clips of the events",
+        "",
+        "events",
+        lambda results: results.events("oracle"),
+        0.95,
+    ),
+    Figure(
+        "event_success",
+        "events that happen when asked for, in words never trained on",
+        "",
+        "events",
+        lambda results: results.events("default"),
+        0.60,
+    ),
+    Figure(
+        "event_false",
+        "clips in which any event is seen though none was asked for",
+        "",
+        "events",
+        lambda results: results.false_events("default"),
+        0.10,
+        least=False,
+    ),
+    Figure(
+        "zero_move_psnr",
+        "after 5 zero moves, against the picture before them",
+        "dB",
+        "zero",
+        _mean("zero", "default", "psnr_zero"),
+        30,
+    ),
+    Figure(
+        "zero_move_growth",
+        "points that 5 zero moves add or take, share of the map",
+        "",
+        "zero",
+        _mean("zero", "default", "growth"),
+        0.005,
+        least=False,
+    ),
+    Figure(
+        "seconds_per_step",
+        "median wall time of a step of 8 frames, everything included",
+        "s",
+        "time",
+        _median("seconds"),
+        1.5,
+        least=False,
+    ),
+    Figure(
+        "share_outside_networks",
+        "median share of that time outside the networks",
+        "",
+        "time",
+        _median("outside"),
+        0.35,
+        least=False,
+    ),
+    Figure(
+        "preview_ms", "median wall time of a preview", "ms", "time", _median("preview_ms"), 30, least=False
+    ),
+    # Reported beside them, without a reach.
+    Figure(
+        "observed_psnr_picture_only",
+        "observed pixels, started from the picture alone",
+        "dB",
+        "walk",
+        _mean("walk", "default-picture-only", "psnr_observed"),
+    ),
+    Figure(
+        "seen_before_psnr",
+        "pixels seen in the start picture or in an earlier clip (imagined there)",
+        "dB",
+        "walk",
+        _mean("walk", "default", "psnr_seen_before"),
+    ),
+    Figure(
+        "unobserved_psnr",
+        "pixels never seen before",
+        "dB",
+        "walk",
+        _mean("walk", "default", "psnr_unobserved"),
+    ),
+    Figure(
+        "observed_gain_over_memory_render",
+        "observed pixels, above memory-render-only",
+        "dB",
+        "walk",
+        _gain("walk", "memory-render-only", "psnr_observed"),
+    ),
+    Figure(
+        "all_gain_over_no_references",
+        "all pixels, above the row without references",
+        "dB",
+        "walk",
+        _gain("walk", "no-references", "psnr_all"),
+    ),
+    Figure(
+        "depth_absrel_picture_only_scaled",
+        "depth AbsRel from the picture alone, one scale fitted an episode",
+        "",
+        "walk",
+        _mean("walk", "default-picture-only", "depth_absrel_scaled"),
+    ),
+    Figure(
+        "map_fscore_5cm", "F-score of the map at 5 cm", "", "walk", _mean("walk", "default", "map_fscore")
+    ),
+    Figure(
+        "loop_psnr_c",
+        "return to the start after 4 clips (PSNR_C)",
+        "dB",
+        "loop",
+        _mean("loop", "default", "psnr_c"),
+    ),
+    Figure(
+        "loop_followed",
+        "loops whose excursion was followed",
+        "",
+        "loop",
+        _mean("loop", "default", "followed"),
+    ),
+    Figure(
+        "loop_psnr_gain_over_no_references",
+        "PSNR_C above the row without references",
+        "dB",
+        "loop",
+        _gain("loop", "no-references", "psnr_c"),
+    ),
+    Figure(
+        "leakage_no_filter",
+        "leakage when nothing is masked",
+        "",
+        "leakage",
+        _mean("leakage", "default", "leakage_no_filter"),
+    ),
+    Figure(
+        "event_success_movers",
+        "events with bodies that move",
+        "",
+        "events",
+        lambda results: results.events("default", ("mover",)),
+    ),
+    Figure(
+        "event_success_conditions",
+        "events of light and air, and their endings",
+        "",
+        "events",
+        lambda results: results.events("default", ("condition", "ending")),
+    ),
+    Figure(
+        "zero_move_step_psnr",
+        "worst frame to the frame before it while resting",
+        "dB",
+        "zero",
+        _mean("zero", "default", "psnr_zero_step"),
+    ),
+)
+
+
+def compute_figures(results: Results, command: str) -> dict[str, dict[str, Any]]:
+    """All figures whose suites were run, by id."""
+    entries = {figure.id: figure.entry(results, command) for figure in FIGURES}
+    return {name: entry for name, entry in entries.items() if entry is not None}

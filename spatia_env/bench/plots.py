@@ -1,0 +1,84 @@
+"""Plots of a run. matplotlib is optional: without it a note says how to get them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spatia_env.bench.results import Results
+
+NOTE = "no plots: matplotlib is not installed; `pip install matplotlib`, then run the same command again."
+
+
+def write_plots(folder: Path, content: dict[str, Any], results: Results) -> str:
+    """Draw rows.png, clips.png and events.png under `folder`/plots; a note if that is not possible."""
+    try:
+        import matplotlib.figure
+    except ImportError:
+        return NOTE
+    out = folder / "plots"
+    out.mkdir(parents=True, exist_ok=True)
+    for name, draw in (("rows", _draw_rows), ("clips", _draw_clips), ("events", _draw_events)):
+        figure = matplotlib.figure.Figure(figsize=(8, 4.2), layout="constrained")
+        if draw(figure, content, results):
+            figure.savefig(out / f"{name}.png", dpi=130)
+    return ""
+
+
+def _draw_rows(figure: Any, content: dict[str, Any], results: Results) -> bool:
+    """PSNR of every row on all and on observed pixels, with intervals."""
+    rows = {r: c for r, c in content["suites"].get("walk", {}).get("rows", {}).items() if r != "oracle"}
+    if not rows:
+        return False
+    axes = figure.subplots()
+    for offset, metric in ((-0.18, "psnr_observed"), (0.18, "psnr_all")):
+        cells = [(i, cells[metric]) for i, cells in enumerate(rows.values()) if metric in cells]
+        mean = np.array([cell["mean"] for _, cell in cells])
+        spread = np.abs(np.array([cell["ci95"] for _, cell in cells]).T - mean)
+        axes.barh([i + offset for i, _ in cells], mean, 0.34, xerr=spread, label=metric)
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.invert_yaxis()
+    axes.set_xlabel("dB against the truth, four clips")
+    axes.legend()
+    return True
+
+
+def _draw_clips(figure: Any, content: dict[str, Any], results: Results) -> bool:
+    """PSNR per clip: does a world get worse as it grows?"""
+    axes, drawn = figure.subplots(), False
+    for row in content["suites"].get("walk", {}).get("rows", {}):
+        curves = [
+            unit.values["psnr_clips"] for unit in results.of("walk", row) if "psnr_clips" in unit.values
+        ]
+        if curves and row != "oracle":
+            mean = np.mean(curves, axis=0)
+            axes.plot(range(1, len(mean) + 1), mean, marker="o", label=row)
+            drawn = True
+    axes.set_xlabel("clip")
+    axes.set_ylabel("PSNR, all pixels (dB)")
+    if drawn:
+        axes.legend()
+    return drawn
+
+
+def _draw_events(figure: Any, content: dict[str, Any], results: Results) -> bool:
+    """Success of every event, beside the judges' own recall."""
+    tables = content["suites"].get("events", {}).get("by_event", {})
+    if not tables:
+        return False
+    names = results.event_names()
+    figure.set_size_inches(8, 1.2 + 0.26 * len(names))
+    axes = figure.subplots()
+    for offset, (row, shares) in zip((-0.2, 0.2), tables.items(), strict=False):
+        label = "judges on the simulator" if row == "oracle" else row
+        axes.barh(
+            [i + offset for i in range(len(names))],
+            [shares.get(name, 0) for name in names],
+            0.38,
+            label=label,
+        )
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xlabel("share of scenes")
+    axes.legend(loc="lower right")
+    return True

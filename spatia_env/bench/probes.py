@@ -1,0 +1,227 @@
+"""Suites about parts: the renderer, the autoencoder, what leaks into the map, and time."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spatia_env.bench import metrics
+from spatia_env.bench.episodes import FRAMES, generator, gentle_path
+from spatia_env.bench.quality import Context, Measured
+from spatia_env.bench.rows import ROWS, Row
+from spatia_env.memory.scene import SceneMemory
+from spatia_env.sim.scenes import FRAME_SECONDS, SimScene
+
+PHOTOGRAPHS = ("chelsea", "moon", "motorcycle_left", "retina")
+"""Pictures of the scikit-image wheel that no split trains on: a cat, the moon, a motorcycle, a retina. CC0 or
+public domain, as scikit-image states."""
+CROPS = 5
+LEAKAGE_EVENTS = 4
+"""Movers a scene; over twelve scenes every mover gets its turn."""
+LEAKAGE_CLIPS = 2
+GHOST_LEVEL = 0.5
+"""A point lies on a mover when more than this share of what was written into it came from mover pixels."""
+TIMED_STEPS = 4
+PREVIEWS = 12
+
+
+# -- renderer
+# ---------------------------------------------------------------------------------------------------
+
+
+def measure_renderer(context: Context, scene: int, row: Row) -> Measured:
+    """A frame written into an empty map and rendered from where it was seen, at the walk's first poses."""
+    truth = context.truth(scene, "walk")
+    scores = [round_trip(truth.frames[i], truth.depth[i], truth.c2w[i], truth.K) for i in (0, 8, 16)]
+    return Measured(
+        {
+            "psnr_identity": float(np.mean([s[0] for s in scores])),
+            "covered": float(np.mean([s[1] for s in scores])),
+        }
+    )
+
+
+def round_trip(frame: np.ndarray, depth: np.ndarray, c2w: np.ndarray, K: np.ndarray) -> tuple[float, float]:
+    """PSNR in dB of the identity view on covered pixels with surfaces beyond 1 m, and the share that is
+    covered.
+    """
+    rgb = torch.from_numpy(frame)[None].movedim(-1, 1).float() / 255
+    z, pose, intrinsics = torch.from_numpy(depth)[None], torch.from_numpy(c2w)[None], torch.from_numpy(K)
+    memory, _ = SceneMemory().update(rgb, z, (z > 0).float(), pose, intrinsics, 0)
+    view = memory.render(pose, intrinsics, *frame.shape[:2])
+    far = z[0] > 1.0
+    covered = (view.known[0] & far).numpy()
+    picture = (view.rgb[0].movedim(0, -1) * 255).round().clamp(0, 255).byte().numpy()
+    return metrics.psnr(picture, frame, covered), float(covered.sum() / max(int(far.sum()), 1))
+
+
+# -- autoencoder
+# ------------------------------------------------------------------------------------------------
+
+
+def measure_autoencoder(context: Context, scene: int, row: Row) -> Measured:
+    """Encode and decode true frames of a dev scene, without the render that play would show the decoder."""
+    truth = context.truth(scene, "walk")
+    frames = truth.frames[::4]
+    shown = reconstruct(context, frames)
+    pictures = {"frames": frames[:4], "reconstructed": shown[:4]}
+    return Measured({"psnr_scene": float(metrics.frame_psnr(shown, frames).mean())}, pictures)
+
+
+def measure_photographs(context: Context, scene: int, row: Row) -> Measured:
+    """Encode and decode crops of photograph number `scene`."""
+    frames = photograph_crops(PHOTOGRAPHS[scene], context.size)
+    shown = reconstruct(context, frames)
+    return Measured(
+        {"psnr_photo": float(metrics.frame_psnr(shown, frames).mean())},
+        {"frames": frames, "reconstructed": shown},
+    )
+
+
+def reconstruct(context: Context, frames: np.ndarray) -> np.ndarray:
+    """Frames u8 [N, H, W, 3] through the checkpoint's encoder and decoder, frame by frame."""
+    autoencoder = context.players.env(ROWS["default"]).unwrapped.pipeline.autoencoder
+    video = torch.from_numpy(frames).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+    with torch.inference_mode():
+        shown = autoencoder.decode(autoencoder.encode(video))
+    return ((shown[0].permute(1, 2, 3, 0) + 1) * 127.5).round().clamp(0, 255).byte().numpy()
+
+
+def photograph_crops(name: str, size: tuple[int, int]) -> np.ndarray:
+    """Crops u8 [CROPS, H, W, 3] of a photograph: the whole picture, and its corners at twice the size of the
+    view.
+    """
+    from PIL import Image
+
+    from spatia_env.sim.assets import load_photo
+
+    picture = Image.fromarray(np.asarray(load_photo(name)))
+    height, width = size
+    share = min(picture.width / width, picture.height / height)
+    whole = (round(width * share), round(height * share))
+    part = tuple(min(side, 2 * small) for side, small in zip(whole, (width, height), strict=True))
+    left, top = (picture.width - whole[0]) // 2, (picture.height - whole[1]) // 2
+    boxes = [(left, top, left + whole[0], top + whole[1])]
+    for x in (0, picture.width - part[0]):
+        boxes += [(x, y, x + part[0], y + part[1]) for y in (0, picture.height - part[1])]
+    crops = [picture.crop(box).resize((width, height), Image.Resampling.LANCZOS) for box in boxes]
+    return np.stack([np.asarray(crop) for crop in crops[:CROPS]])
+
+
+# -- leakage
+# ----------------------------------------------------------------------------------------------------
+
+
+def measure_leakage(context: Context, scene: int, row: Row) -> Measured:
+    """True frames with movers through our own geometry and masks: how much of the map lies on movers."""
+    from spatia_env.vocabulary import EVENTS
+
+    movers = [event.name for event in EVENTS if event.kind == "mover"]
+    rng = generator(scene, "leakage")
+    first = int(rng.integers(len(movers)))
+    names = [movers[(first + 3 * i) % len(movers)] for i in range(LEAKAGE_EVENTS)]
+    counts = np.zeros(6)
+    with SimScene(scene) as simulated:
+        for name in names:
+            counts += leakage_of(context, simulated, name, rng)
+            simulated.remove_movers()
+    added, ghosts, pixels, wrong, naive_added, naive_ghosts = counts.tolist()
+    return Measured(
+        {
+            "points": added,
+            "ghosts": ghosts,
+            "leakage": ghosts / max(added, 1.0),
+            "leakage_pixels": wrong / max(pixels, 1.0),
+            "leakage_no_filter": naive_ghosts / max(naive_added, 1.0),
+            "events": names,
+        }
+    )
+
+
+def leakage_of(context: Context, simulated: SimScene, event: str, rng: np.random.Generator) -> np.ndarray:
+    """Counts of one mover's clips: points added, those on movers, pixels written, those on movers, and
+    (points
+    added, points on movers) without any mask, in the order of `measure_leakage`.
+    """
+    from spatia_env.slam.geometry import static_weight
+
+    size = context.size
+    estimator = context.players.env(ROWS["default"]).unwrapped.estimator
+    start = torch.from_numpy(np.array(simulated.initial_c2w, np.float32))
+    K = torch.from_numpy(np.asarray(simulated.K(*size), np.float32))
+    shot = simulated.render(start.numpy(), *size)
+    rgb, depth = _rgb(shot.rgb[None]), torch.from_numpy(shot.depth)[None]
+    memory, _ = SceneMemory().update(rgb, depth, (depth > 0).float(), start[None], K, 0)
+    # The same map with other colours: white where a pixel shows a mover. Positions, weights and carving do
+    # not
+    # depend on colours, so this map says exactly which points came from movers.
+    tagged, _ = SceneMemory().update(torch.zeros_like(rgb), depth, (depth > 0).float(), start[None], K, 0)
+    naive, counts = tagged, np.zeros(6)
+    simulated.start_event(event, start.numpy(), rng)
+    path = gentle_path(start, rng, LEAKAGE_CLIPS)
+    for step in range(LEAKAGE_CLIPS):
+        poses = path[FRAMES * step : FRAMES * (step + 1)]
+        shots = []
+        for pose in poses.numpy():
+            simulated.advance(FRAME_SECONDS)
+            shots.append(simulated.render(pose, *size))
+        rgb, dynamic = (
+            _rgb(np.stack([s.rgb for s in shots])),
+            torch.from_numpy(np.stack([s.dynamic for s in shots])),
+        )
+        view = memory.render(poses, K, *size)
+        geometry = estimator(rgb, poses, K, view.rgb, view.depth, view.known)
+        weight = static_weight(geometry)
+        tag = dynamic.float()[:, None].expand(-1, 3, -1, -1)
+        memory, _ = memory.update(rgb, geometry.depth, weight, poses, K, step + 1, view.known)
+        tagged, _ = tagged.update(tag, geometry.depth, weight, poses, K, step + 1, view.known)
+        naive, _ = naive.update(
+            tag, geometry.depth, (geometry.depth > 0).float(), poses, K, step + 1, view.known
+        )
+        added, ghosts = ghost_points(tagged, step + 1)
+        all_added, all_ghosts = ghost_points(naive, step + 1)
+        written = weight > 0
+        counts += [added, ghosts, int(written.sum()), int((written & dynamic).sum()), all_added, all_ghosts]
+    return counts
+
+
+def ghost_points(tagged: SceneMemory, step: int) -> tuple[int, int]:
+    """How many points of a tagged map were first seen in this step, and how many of them lie on movers."""
+    points = tagged.points()
+    fresh = points[points["first_step"] == step]
+    return len(fresh), int((fresh["colour"][:, 0] > 255 * GHOST_LEVEL).sum())
+
+
+def _rgb(frames: np.ndarray) -> Tensor:
+    return torch.from_numpy(frames).movedim(-1, 1).float() / 255
+
+
+# -- time
+# -------------------------------------------------------------------------------------------------------
+
+
+def measure_time(context: Context, scene: int, row: Row) -> Measured:
+    """Wall time of steps and previews on a walk; the first step warms up and is dropped."""
+    player = context.players.env(row, timed=True)
+    truth = context.truth(scene, "walk")
+    player.start(truth)
+    seconds, outside = [], []
+    for number in range(1 + TIMED_STEPS):
+        # The walk, then its last clip to and fro: every step moves.
+        index = number if number < truth.clips else truth.clips - 1
+        path = truth.c2w[truth.clip(index)]
+        if number >= truth.clips and (number - truth.clips) % 2 == 0:
+            path = np.concatenate([path[::-1][1:], truth.c2w[truth.clip(index).start - 1][None]])
+        clip = player.play(path)
+        seconds.append(clip.seconds)
+        outside.append(1 - clip.info["seconds"]["networks"] / clip.info["seconds"]["total"])
+    back = truth.c2w[truth.clip(0)]
+    previews = [player.preview_seconds(back) for _ in range(1 + PREVIEWS)]
+    return Measured(
+        {
+            "seconds": seconds[1:],
+            "outside": outside[1:],
+            "preview_ms": [1000 * s for s in previews[1:]],
+            "stages": {k: float(v) for k, v in clip.info["seconds"].items()},
+            "points": len(player.points),
+        }
+    )
