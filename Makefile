@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 .PHONY: help demo test test-slow lint format types train bench clean
 
 help:  ## list these verbs
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-10s %s\n", $$1, $$2 }'
 
 demo: $(READY)  ## walk through a generated world: out/demo/walk.mp4 and more
 	$(BIN)/spatia demo --out out/demo
