@@ -46,7 +46,8 @@ class Engine:
             "lightSpecularCoeff": 0.0, "lightColor": list(light_colour), "lightDistance": 10.0, "shadow": 0,
         }
         pybullet.setPhysicsEngineParameter(
-            fixedTimeStep=STEP, deterministicOverlappingPairs=1, numSolverIterations=30, physicsClientId=self.client
+            fixedTimeStep=STEP, deterministicOverlappingPairs=1, numSolverIterations=30, enableFileCaching=0,
+            physicsClientId=self.client
         )
         pybullet.setGravity(0, 0, -9.81, physicsClientId=self.client)
 
@@ -75,17 +76,20 @@ class Engine:
         """A body seen as `mesh`; `solids` as in `furniture.Part`. Returns its id, as in the segmentation."""
         # A movable body needs its origin at its centre of mass, so its shapes are shifted there.
         centre = _centre(solids) if mass > 0 else np.zeros(3)
-        visual = pybullet.createVisualShape(
-            pybullet.GEOM_MESH, vertices=(mesh.vertices - centre).tolist(), indices=mesh.triangles.ravel().tolist(),
-            uvs=mesh.uvs.tolist(), normals=mesh.normals.tolist(), rgbaColor=[*colour, 1.0], specularColor=[0, 0, 0],
-            physicsClientId=self.client,
-        )
         c, s = math.cos(yaw), math.sin(yaw)
         offset = np.array([c * centre[0] - s * centre[1], s * centre[0] + c * centre[1], centre[2]])
-        body = pybullet.createMultiBody(
-            mass, self._collision(solids, centre), visual, (np.asarray(position) + offset).tolist(),
-            pybullet.getQuaternionFromEuler([0, 0, yaw]), physicsClientId=self.client,
-        )
+        path = _write_obj(mesh, centre)
+        try:  # the file is read when the body is made
+            visual = pybullet.createVisualShape(
+                pybullet.GEOM_MESH, fileName=path, rgbaColor=[*colour, 1.0], specularColor=[0, 0, 0],
+                physicsClientId=self.client,
+            )
+            body = pybullet.createMultiBody(
+                mass, self._collision(solids, centre), visual, (np.asarray(position) + offset).tolist(),
+                pybullet.getQuaternionFromEuler([0, 0, yaw]), physicsClientId=self.client,
+            )
+        finally:
+            os.unlink(path)
         if texture >= 0:
             pybullet.changeVisualShape(body, -1, textureUniqueId=texture, physicsClientId=self.client)
         pybullet.changeDynamics(
@@ -201,6 +205,22 @@ def _halve(rgb: np.ndarray, inverse: np.ndarray, ids: np.ndarray) -> tuple[np.nd
     value = np.where(one, block.mean(-1), block[..., 0])
     depth = np.where(value > 0, 1 / np.maximum(value, 1e-9), 0).astype(np.float32)
     return colours.astype(np.uint8), depth, label[..., 0].copy()
+
+
+def _write_obj(mesh: Mesh, centre: np.ndarray) -> str:
+    """A temporary Wavefront file of a mesh moved by -centre; returns its path.
+
+    PyBullet loses about 300 bytes a vertex of every mesh that is given as arrays, even after `disconnect`; files
+    (with its file cache off) cost nothing.
+    """
+    handle, path = tempfile.mkstemp(suffix=".obj", prefix="spatia_")
+    lines = [f"v {x:.9g} {y:.9g} {z:.9g}" for x, y, z in (mesh.vertices - centre).tolist()]
+    lines += [f"vt {u:.9g} {v:.9g}" for u, v in mesh.uvs.tolist()]
+    lines += [f"vn {x:.9g} {y:.9g} {z:.9g}" for x, y, z in mesh.normals.tolist()]
+    lines += [f"f {a}/{a}/{a} {b}/{b}/{b} {c}/{c}/{c}" for a, b, c in (mesh.triangles + 1).tolist()]
+    with os.fdopen(handle, "w") as file:
+        file.write("\n".join(lines) + "\n")
+    return path
 
 
 def _centre(solids: tuple[tuple, ...]) -> np.ndarray:
