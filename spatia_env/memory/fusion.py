@@ -45,6 +45,7 @@ def observe(
     limit = blk.MAX_BLOCK * voxel * voxels_per_side * 0.99
     position = unproject(depth, K, c2w)
     keep = (weight > 0) & (depth > 0) & torch.isfinite(depth) & (position.abs().amax(-1) < limit)
+    keep &= torch.isfinite(weight) & torch.isfinite(rgb).all(1)
     index = keep.nonzero(as_tuple=True)
     position = position[index].numpy()
     z = depth[index].numpy()
@@ -118,12 +119,15 @@ def _blend(block: np.ndarray, index: np.ndarray, new: dict[str, np.ndarray], ste
     rows = block[index]
     old = rows["weight"].astype(np.float64)[:, None]
     total = old + new["weight"][:, None]
-    rows["position"] = (rows["position"] * old + new["position"]) / total
-    colour = (rows["colour"] * old + new["colour"] * 255) / total
-    edited = rows["layer"] != 0
-    rows["colour"] = np.where(edited[:, None], rows["colour"], np.rint(colour))
-    rows["weight"] = np.minimum(total[:, 0], MAX_WEIGHT)
-    rows["radius"] = np.minimum(rows["radius"], new["radius"].astype(np.float16))
+    blended = {
+        "position": (rows["position"] * old + new["position"]) / total,
+        "colour": np.rint(np.clip((rows["colour"] * old + new["colour"] * 255) / total, 0, 255)),
+        "weight": np.minimum(total[:, 0], MAX_WEIGHT),
+        "radius": np.minimum(rows["radius"], new["radius"].astype(np.float16)),
+    }
+    free = rows["layer"] == 0  # what the user has edited stays as it is
+    for name, values in blended.items():
+        rows[name][free] = values[free]
     rows["views"] = np.minimum(rows["views"].astype(np.int64) + new["count"], 65535)
     rows["last_step"] = step
     block[index] = rows

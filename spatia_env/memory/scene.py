@@ -40,8 +40,14 @@ class SceneMemory:
     Args:
         voxel: Edge of a voxel in metres; one voxel holds one point.
         block: Edge of a block in metres, a multiple of `voxel`.
-        max_points: The map never holds more; blocks that were seen longest ago go first (then by key).
+        max_points: The map never holds more; blocks that were seen longest ago go first, see `bounded`.
         on_full: "evict" applies that rule, "error" raises `WorldFullError` and leaves the map as it was.
+        carve: Remove points that confident new views look through.
+        blocks: Points (`blocks.POINT`) by packed block coordinates; never written to.
+        num_points: Points in all blocks.
+
+    Raises:
+        ActionError: If the edges are not positive and finite, or `block` is not a multiple of `voxel`.
     """
 
     voxel: float = 0.01
@@ -77,7 +83,7 @@ class SceneMemory:
 
     def visible_points(self, c2w: Tensor, K: Tensor, height: int, width: int) -> np.ndarray:
         """Points of all blocks that at least one camera `c2w` [V, 4, 4] has in its frustum."""
-        return self._gather(self._visible_keys(c2w, K, height, width))
+        return self._gather(self.visible_keys(c2w, K, height, width))
 
     def render(self, c2w: Tensor, K: Tensor, height: int, width: int) -> Render:
         """Render the map along `c2w` [V, 4, 4]; see `rendering.render_points`."""
@@ -114,8 +120,8 @@ class SceneMemory:
         seen = observe(rgb, depth, weight, c2w, K, confirm_only, self.voxel, self.voxels_per_side)
         carved = self._carve(depth, weight, c2w, K) if self.carve else {}
         changed, growth = self._merge(seen, carved, step)
-        memory = self._with_blocks(changed)
-        memory, evicted = memory._bounded()
+        memory = self.with_blocks(changed)
+        memory, evicted = memory.bounded()
         removed = sum(len(self.blocks[key]) - len(block) for key, block in carved.items())
         return memory, dataclasses.replace(growth, carved=removed, evicted=evicted)
 
@@ -130,7 +136,7 @@ class SceneMemory:
 
     def _carve(self, depth: Tensor, weight: Tensor, c2w: Tensor, K: Tensor) -> dict[int, np.ndarray]:
         """Blocks without the points that the new views look through."""
-        keys = self._visible_keys(c2w, K, depth.shape[-2], depth.shape[-1])
+        keys = self.visible_keys(c2w, K, depth.shape[-2], depth.shape[-1])
         if not len(keys):
             return {}
         owned = [self.blocks[key] for key in keys.tolist()]
@@ -145,7 +151,11 @@ class SceneMemory:
             int(keys[i]): blk.freeze(owned[i][~gone[bounds[i] : bounds[i + 1]]].copy()) for i in hit.tolist()
         }
 
-    def _bounded(self) -> tuple["SceneMemory", int]:
+    def bounded(self) -> tuple["SceneMemory", int]:
+        """The map within `max_points`, and how many points were evicted for that.
+
+        Whole blocks go: those without edits first, then those that were seen longest ago, then by key.
+        """
         excess = self.num_points - self.max_points
         if excess <= 0:
             return self, 0
@@ -154,16 +164,19 @@ class SceneMemory:
                 f"the map would hold {self.num_points} points, more than max_points={self.max_points}; "
                 'raise max_points, use a coarser voxel, or set on_full="evict".'
             )
-        order = sorted((int(block["last_step"].max()), key) for key, block in self.blocks.items())
+        order = sorted(
+            (bool(block["layer"].any()), int(block["last_step"].max()), key)
+            for key, block in self.blocks.items()
+        )
         dropped, gone = 0, {}
-        for _, key in order:
+        for _, _, key in order:
             if dropped >= excess:
                 break
             dropped += len(self.blocks[key])
             gone[key] = blk.EMPTY
-        return self._with_blocks(gone), dropped
+        return self.with_blocks(gone), dropped
 
-    def _with_blocks(self, changed: Mapping[int, np.ndarray]) -> "SceneMemory":
+    def with_blocks(self, changed: Mapping[int, np.ndarray]) -> "SceneMemory":
         """A map in which these blocks replace the old ones; empty ones disappear."""
         blocks, count = dict(self.blocks), self.num_points
         for key, block in changed.items():
@@ -176,7 +189,7 @@ class SceneMemory:
         chosen = [self.blocks[key] for key in keys.tolist()]
         return np.concatenate(chosen) if chosen else blk.EMPTY
 
-    def _visible_keys(self, c2w: Tensor, K: Tensor, height: int, width: int) -> np.ndarray:
+    def visible_keys(self, c2w: Tensor, K: Tensor, height: int, width: int) -> np.ndarray:
         """Sorted keys of the blocks whose bounding sphere meets the frustum of any camera."""
         keys = np.sort(np.fromiter(self.blocks, dtype=np.int64, count=len(self.blocks)))
         if not len(keys):
