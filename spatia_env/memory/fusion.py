@@ -43,11 +43,11 @@ def observe(
 ) -> Observation:
     """Unproject the pixels with positive weight and depth; see `SceneMemory.update` for the shapes."""
     limit = blk.MAX_BLOCK * voxel * voxels_per_side * 0.99
-    position = unproject(depth, K, c2w)
-    keep = (weight > 0) & (depth > 0) & torch.isfinite(depth) & (position.abs().amax(-1) < limit)
+    points = unproject(depth, K, c2w)
+    keep = (weight > 0) & (depth > 0) & torch.isfinite(depth) & (points.abs().amax(-1) < limit)
     keep &= torch.isfinite(weight) & torch.isfinite(rgb).all(1)
     index = keep.nonzero(as_tuple=True)
-    position = position[index].numpy()
+    position = points[index].numpy()
     z = depth[index].numpy()
     colour = rgb.permute(0, 2, 3, 1)[index].numpy()
     radius = z / float(K[0, 0])
@@ -75,7 +75,9 @@ def merge(
     starts = np.flatnonzero(np.diff(new_key, prepend=-1))
     unique = new_key[starts]
     place = np.searchsorted(old_key, unique)
-    exists = old_key[np.minimum(place, max(len(old_key) - 1, 0))] == unique if len(old_key) else np.zeros(len(unique), bool)
+    exists = np.zeros(len(unique), bool)
+    if len(old_key):
+        exists = old_key[np.minimum(place, len(old_key) - 1)] == unique
     opens = np.add.reduceat(~seen.confirm_only, starts) > 0 if len(starts) else exists
     fresh = opens & ~exists
     total = _sums(seen, starts)

@@ -87,7 +87,7 @@ class _Splats:
     z: Tensor
     size: Tensor  # spacing in pixels, at least 1
 
-    def __getitem__(self, index: Tensor) -> "_Splats":
+    def __getitem__(self, index: Tensor | slice) -> "_Splats":
         return _Splats(*(getattr(self, name)[index] for name in _Splats.__annotations__))
 
 
