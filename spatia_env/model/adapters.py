@@ -1,5 +1,6 @@
 """Low-rank adapters of the transformer, switched per clip: the release's own is silent in the first one."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
@@ -35,9 +36,12 @@ class Adapters:
 
         if not is_peft_available():
             raise DependencyError('a LoRA needs peft; run `pip install "spatia-env[official]"`.')
-        weight = next(iter(self.transformer.parameters()))
+        weight = self.transformer.patch_embedding.weight
         state = {key: tensor.to(weight) for key, tensor in layers.items()}
-        self.transformer.load_lora_adapter(state, prefix=None, adapter_name=name)
+        with warnings.catch_warnings():
+            # peft asks whether a second adapter is meant: it is.
+            warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+            self.transformer.load_lora_adapter(state, prefix=None, adapter_name=name)
         self.names = (*self.names, name)
         self.activate(self.active)
 

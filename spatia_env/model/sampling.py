@@ -178,7 +178,7 @@ def predict_velocity(
 
     def run(embeds: Tensor, name: str) -> Tensor:
         with transformer.cache_context(name):  # block caches keep prompt and guidance apart
-            dtype = next(transformer.parameters()).dtype
+            dtype = transformer.patch_embedding.weight.dtype
             velocity = transformer(
                 sequence.to(dtype),
                 timesteps,

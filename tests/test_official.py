@@ -1,0 +1,405 @@
+import dataclasses
+
+import pytest
+import torch
+
+import official_models as tiny
+from spatia_env.errors import ActionError, CaseError, CheckpointError
+from spatia_env.model.convert import ConvertConfig, convert
+from spatia_env.model.levers import LEVERS, Levers
+from spatia_env.model.official import SpatiaWanPipeline, load_official
+from spatia_env.model.parity_fixtures import worst
+from spatia_env.model.pipeline import ClipShape
+from spatia_env.model.rounds import RoundView, decode_film, generate_rounds, plan_rounds
+from spatia_env.model.sampling import SamplerSettings, check_clip_size, from_uint8, generate_clip, to_uint8
+from spatia_env.model.schedulers import release_euler, release_sigmas, release_unipc, sample_by_renoising
+from spatia_env.model.wan_autoencoder import latent_frames
+
+HEIGHT, WIDTH = 64, 96
+SHAPE = ClipShape(num_frames=8, num_preceding=5, num_references=2, height=HEIGHT, width=WIDTH, multiple=32)
+FEW = SamplerSettings(num_inference_steps=2, guidance_scale=2.0)
+
+
+class Words:
+    """A text encoder without weights: the same sentence gives the same embeddings."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, texts):
+        self.seen += texts
+        rows = [torch.randn(7, 24, generator=torch.Generator().manual_seed(len(text))) for text in texts]
+        return torch.stack(rows)
+
+
+def build(**changes):
+    transformer = tiny.FIXTURES.transformer
+    return SpatiaWanPipeline(transformer, tiny.FIXTURES.autoencoder, Words(), SHAPE, FEW, **changes)
+
+
+def video(frames, seed, batch=1):
+    return torch.rand(batch, 3, frames, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def call(pipeline, past, batch=1, seed=0):
+    known = (video(8, 3, batch)[:, :1] > 0).float()
+    generators = [torch.Generator().manual_seed(seed + i) for i in range(batch)]
+    references, given = video(2, 4, batch), video(past, 5, batch)
+    return pipeline(["a room"] * batch, video(8, 2, batch), known, references, given, generators)
+
+
+def test_a_step_is_the_clip_without_its_given_frames():
+    pipeline = build()
+    frames = call(pipeline, past=5)
+    assert frames.shape == (1, 3, 8, HEIGHT, WIDTH) and float(frames.abs().max()) <= 1
+    assert pipeline.text_encoder.seen[0] == "a room 4K, realistic, high quality, HDR."
+    known = (video(8, 3)[:, :1] > 0).float()
+    given = video(5, 5)
+    clip = generate_clip(
+        pipeline.transformer,
+        pipeline.autoencoder,
+        pipeline.text_encoder(["a room 4K, realistic, high quality, HDR."]),
+        torch.cat([given, video(8, 2)], dim=2),
+        torch.cat([torch.zeros(1, 1, 5, HEIGHT, WIDTH), 1 - known], dim=2),
+        negative_embeds=pipeline.text_encoder([pipeline.text_encoder.seen[1]]),
+        preceding_frames=given,
+        reference_frames=video(2, 4),
+        generator=torch.Generator().manual_seed(0),
+        settings=FEW,
+    )
+    torch.testing.assert_close(frames, clip.frames[:, :, 5:])
+
+
+def test_worlds_of_a_batch_ignore_their_neighbours():
+    pipeline = build()
+    both = call(pipeline, past=1, batch=2)
+    torch.testing.assert_close(call(pipeline, past=1), both[:1])
+
+
+def test_a_first_clip_looks_at_no_references():
+    pipeline = build()
+    known = torch.ones(1, 1, 8, HEIGHT, WIDTH)
+    results = [
+        pipeline(["a"], video(8, 2), known, references, video(1, 5), torch.Generator().manual_seed(0))
+        for references in (video(2, 4), video(2, 9))
+    ]
+    assert torch.equal(*results)
+
+
+def test_render_over_the_given_frames_may_be_handed_in():
+    pipeline = build()
+    given = video(5, 5)
+    known = torch.ones(1, 1, 13, HEIGHT, WIDTH)
+    whole = torch.cat([given, video(8, 2)], dim=2)
+    rest = (video(2, 4), given)
+    a = pipeline(["a"], whole, known, *rest, torch.Generator().manual_seed(0))
+    b = pipeline(["a"], whole[:, :, 5:], known[:, :, 5:], *rest, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(a, b)
+    with pytest.raises(ActionError, match="scene_render: has 9 frames"):
+        pipeline(["a"], whole[:, :, :9], known, *rest)
+
+
+@pytest.mark.parametrize("size", [(64, 97), (48, 96), (0, 96)])
+def test_sizes_that_do_not_fit_are_named(size):
+    with pytest.raises(ActionError, match="multiples of 32"):
+        check_clip_size(*size)
+
+
+@pytest.mark.parametrize("frames", [0, 2, 8, 80])
+def test_frame_counts_that_do_not_fit_are_named(frames):
+    with pytest.raises(ActionError, match=r"4 \* k \+ 1"):
+        latent_frames(frames)
+    assert [latent_frames(n) for n in (1, 9, 73, 81, 121)] == [1, 3, 19, 21, 31]
+
+
+def test_conditions_that_do_not_belong_together_are_refused():
+    model, autoencoder, text = tiny.FIXTURES.transformer, tiny.FIXTURES.autoencoder, torch.zeros(1, 7, 24)
+    render, unknown = video(5, 1), torch.zeros(1, 1, 5, HEIGHT, WIDTH)
+    with pytest.raises(ActionError, match="first_frame for a first clip"):
+        generate_clip(model, autoencoder, text, render, unknown)
+    with pytest.raises(ActionError, match="negative_embeds"):
+        generate_clip(model, autoencoder, text, render, unknown, first_frame=video(1, 1), settings=FEW)
+    with pytest.raises(ActionError, match="resize"):
+        generate_clip(model, autoencoder, text, render, unknown, first_frame=video(1, 1)[..., :64])
+
+
+def test_guidance_of_one_needs_one_pass(monkeypatch):
+    calls = []
+    model = tiny.FIXTURES.transformer
+    forward = model.forward
+    monkeypatch.setattr(model, "forward", lambda *a, **k: calls.append(1) or forward(*a, **k))
+    arguments = (
+        model,
+        tiny.FIXTURES.autoencoder,
+        torch.zeros(1, 7, 24),
+        video(5, 1),
+        torch.zeros(1, 1, 5, HEIGHT, WIDTH),
+    )
+    settings = dataclasses.replace(FEW, guidance_scale=1.0)
+    generate_clip(*arguments, first_frame=video(1, 1), settings=settings)
+    assert len(calls) == 2
+    few = dataclasses.replace(FEW, few_step_sigmas=(1.0, 0.5, 0.2))
+    generate_clip(
+        *arguments, first_frame=video(1, 1), settings=few, generator=torch.Generator().manual_seed(0)
+    )
+    assert len(calls) == 5
+
+
+def test_pixels_make_the_round_trip():
+    pixels = torch.randint(0, 256, (3, 4, 5, 3), dtype=torch.uint8)
+    back = to_uint8(from_uint8(pixels) + 1e-6)[0].permute(1, 2, 3, 0)
+    assert torch.equal(back, pixels)
+
+
+# -- schedules ------------------------------------------------------------------------------------------------------
+
+
+def test_release_schedule_in_numbers():
+    scheduler = release_unipc(40)
+    assert (
+        scheduler.timesteps[:5].tolist() == [999, 994, 989, 983, 978] and int(scheduler.timesteps[-1]) == 113
+    )
+    assert release_unipc(4).timesteps.tolist() == [999, 937, 833, 624]
+    assert float(release_sigmas(40)[0]) == pytest.approx(0.9998, abs=1e-5)
+    for steps in range(1, 51):
+        assert len(set(release_unipc(steps).timesteps.tolist())) == steps
+    for steps in (0, 51):
+        with pytest.raises(ActionError, match="num_inference_steps"):
+            release_unipc(steps)
+
+
+def test_release_euler_starts_at_one():
+    scheduler = release_euler(4)
+    grid = torch.tensor([1.0, 0.75, 0.5, 0.25])
+    torch.testing.assert_close(scheduler.sigmas[:-1], 5 * grid / (1 + 4 * grid))
+
+
+def test_renoising_ends_on_the_clean_clip():
+    clean = torch.randn(2, 3)
+
+    def velocity(latents, timestep):  # of a model that knows the answer
+        return (latents - clean) / (timestep / 1000)
+
+    for sigmas in ((1.0,), (1.0, 0.757, 0.522)):
+        torch.testing.assert_close(sample_by_renoising(velocity, torch.randn(2, 3), sigmas), clean)
+    for sigmas in ((), (0.5, 0.7), (1.2,), (1.0, 0.0)):
+        with pytest.raises(ActionError, match="sigmas"):
+            sample_by_renoising(velocity, torch.randn(2, 3), sigmas)
+
+
+# -- rounds ---------------------------------------------------------------------------------------------------------
+
+
+def test_rounds_of_the_release():
+    rounds = plan_rounds(194)
+    assert [(r.start, r.stop, r.num_frames, r.padding, r.history) for r in rounds] == [
+        (0, 121, 121, 0, 1),
+        (112, 193, 81, 0, 9),
+        (184, 194, 81, 71, 9),
+    ]
+    assert [r.start for r in plan_rounds(193)] == [0, 112]
+    assert len(plan_rounds(121)) == 1 and plan_rounds(60)[0].padding == 61
+    cameras = rounds[2].cameras(torch.arange(194.0)[:, None, None].expand(-1, 4, 4))
+    assert cameras[:, 0, 0].tolist() == [*range(184, 194), *[193.0] * 71]
+
+
+def test_impossible_rounds_are_refused():
+    with pytest.raises(CaseError):
+        plan_rounds(0)
+    for lengths in ({"first": 120}, {"later": 9}, {"history": 10}, {"first": 5}):
+        with pytest.raises(ActionError):
+            plan_rounds(50, **lengths)
+
+
+class Grey:
+    """A world that shows grey everywhere and recalls the oldest frames."""
+
+    def __init__(self):
+        self.seen = []
+
+    def view(self, current, frames):
+        self.seen.append((current.index, len(frames)))
+        shape = (current.num_frames, HEIGHT, WIDTH)
+        references = () if current.index == 0 else (0, 3)
+        return RoundView(
+            torch.full((*shape, 3), 128, dtype=torch.uint8), torch.zeros(shape, dtype=torch.uint8), references
+        )
+
+
+def test_rounds_follow_the_path_and_join_into_one_film():
+    pipeline, world = build(), Grey()
+    rounds = plan_rounds(16, first=9, later=9, history=5)
+    image = torch.randint(0, 256, (HEIGHT, WIDTH, 3), dtype=torch.uint8)
+    results = list(generate_rounds(pipeline, world, rounds, ["a", "b"], image))
+    assert world.seen == [(0, 1), (1, 9), (2, 13)]
+    assert [len(result.frames) for result in results] == [8, 4, 3]
+    film = decode_film(pipeline, results)
+    assert len(film) == 16 and len(decode_film(pipeline, results, trim=False)) == 17
+    again = list(generate_rounds(build(), Grey(), rounds[:1], ["a"], image))
+    assert torch.equal(again[0].frames, results[0].frames)
+
+
+def test_a_world_that_answers_wrongly_is_named():
+    class Wrong(Grey):
+        def view(self, current, frames):
+            return dataclasses.replace(super().view(current, frames), references=(1,))
+
+    image = torch.zeros(HEIGHT, WIDTH, 3, dtype=torch.uint8)
+    with pytest.raises(ActionError, match="references"):
+        next(generate_rounds(build(), Wrong(), plan_rounds(5, first=5, later=5, history=1), ["a"], image))
+
+
+# -- folder to clip -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    pytest.importorskip("peft")
+    root = tmp_path_factory.mktemp("official")
+    config = ConvertConfig(
+        wan=tiny.write_original(root / "wan"),
+        control=tiny.write_control(root / "control.safetensors"),
+        lora=tiny.write_lora(root / "lora.safetensors"),
+        out=root / "model",
+        dtype="float32",
+        **tiny.statistics(),
+    )
+    return convert(config).folder
+
+
+EXACT = Levers(dtype="float32")
+
+
+def end_to_end(pipeline, index):
+    """The end-to-end fixture's round through a loaded folder; the error of its latents."""
+    given, expected = tiny.FIXTURES.tensors("h_e2e_inputs"), tiny.FIXTURES.tensors("h_e2e_outputs")
+    pipeline.text_encoder = lambda texts: given["emb_pos"] if "HDR." in texts[0] else given["emb_neg"]
+    pipeline.settings = SamplerSettings(4, 3.5)
+    past = given["first_image"][None] if index == 0 else given["hist_1"]
+    clip = pipeline.generate(
+        "a",
+        from_uint8(given[f"control_{index}"]),
+        (from_uint8(given[f"score_{index}"]) + 1) / 2,
+        from_uint8(past),
+        from_uint8(given["refs_1"]) if index else None,
+        torch.Generator().manual_seed(20917),
+    )
+    return worst(clip.latents, expected[f"latents_{index}"])
+
+
+def test_a_converted_folder_reproduces_the_release_with_its_lora_from_the_second_round(folder):
+    pipeline = load_official(folder, "cpu", EXACT, prompt_cache="")
+    for index in (0, 1, 0):  # and the adapter falls silent again for a new world
+        assert end_to_end(pipeline, index) < 1e-4
+        assert pipeline.adapters.active == (("autoregressive",) if index else ())
+
+
+@pytest.mark.parametrize(
+    "levers",
+    [
+        {"offload": "stages"},
+        {"offload": "groups"},
+        {"attention": "native"},
+        {"attention": "_native_math"},
+    ],
+    ids=str,
+)
+def test_exact_levers_change_nothing(folder, levers):
+    pipeline = load_official(folder, "cpu", dataclasses.replace(EXACT, **levers), prompt_cache="")
+    assert end_to_end(pipeline, 1) < 1e-4
+
+
+def test_approximate_levers_stay_close(folder):
+    for levers in (
+        {"first_block_cache": 1e-9},
+        {"vae_tiling": True},
+    ):  # nothing to skip, nothing to tile at this size
+        pipeline = load_official(folder, "cpu", dataclasses.replace(EXACT, **levers), prompt_cache="")
+        assert end_to_end(pipeline, 1) < 1e-4
+    half = load_official(folder, "cpu", Levers(), prompt_cache="")
+    assert end_to_end(half, 0) < 0.5
+    eight = load_official(folder, "cpu", dataclasses.replace(EXACT, float8_weights=True), prompt_cache="")
+    assert 1e-4 < end_to_end(eight, 0) < 1.5
+
+
+def test_levers_that_cannot_be_are_named(folder):
+    with pytest.raises(ActionError, match="fuse_qkv"):
+        load_official(folder, "cpu", dataclasses.replace(EXACT, fuse_qkv=True))
+    with pytest.raises(ActionError, match="not available"):
+        load_official(folder, "cpu", dataclasses.replace(EXACT, attention="sage"))
+    with pytest.raises(ActionError, match="is not loaded"):
+        load_official(folder, "cpu", EXACT).adapters.activate(["other"])
+
+
+def test_a_few_step_lora_is_loaded_beside_the_own_one(folder):
+    lora = folder.parent / "lora.safetensors"
+    pipeline = load_official(
+        folder, "cpu", dataclasses.replace(EXACT, few_step_lora=lora_without_prefix(lora))
+    )
+    assert pipeline.settings.few_step_sigmas == (1.0, 0.757, 0.522)
+    pipeline.adapters.for_clip(first=True)
+    assert pipeline.adapters.active == ("few_step",)
+    pipeline.adapters.for_clip(first=False)
+    assert pipeline.adapters.active == ("autoregressive", "few_step")
+
+
+def lora_without_prefix(path):
+    from safetensors.torch import load_file, save_file
+
+    plain = {
+        f"diffusion_model.{n.removeprefix('pipe.dit.')}": t
+        for n, t in load_file(path).items()
+        if "pipe.dit." in n
+    }
+    target = path.with_name("distilled.safetensors")
+    save_file(plain, target)
+    return target
+
+
+def test_a_folder_that_is_none_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match="spatia convert"):
+        load_official(tmp_path)
+
+
+def test_every_option_has_a_line_in_the_table_and_the_documentation():
+    options = {field.name for field in dataclasses.fields(Levers)} - {"few_step_sigmas"}
+    named = " ".join(lever.option for lever in LEVERS)
+    assert all(option in named for option in options)
+
+
+# -- caches and compilation -----------------------------------------------------------------------------------------
+
+
+def inputs_b():
+    case = tiny.FIXTURES.tensors("b_dit_vace_ref_hist")
+    return (case["latents"], case["timestep_per_frame"][None], case["context"], case["vace_context"], 2)
+
+
+@torch.inference_mode()
+def test_first_block_cache_keeps_hints_right():
+    from diffusers import FirstBlockCacheConfig
+
+    model = type(tiny.FIXTURES.transformer).from_config(tiny.FIXTURES.transformer.config).eval()
+    model.load_state_dict(tiny.FIXTURES.weights)
+    expected = model(*inputs_b()).sample
+    model.enable_cache(FirstBlockCacheConfig(threshold=0.1))
+    skipped = []
+    model.blocks[3].attn1.register_forward_hook(lambda *_: skipped.append(1))
+    with model.cache_context("cond"):
+        torch.testing.assert_close(model(*inputs_b()).sample, expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(model(*inputs_b()).sample, expected, atol=1e-5, rtol=1e-5)
+    assert len(skipped) == 1  # the second pass took the remembered residual, hints included
+
+
+@torch.inference_mode()
+def test_blocks_compile_in_one_graph_and_fused_projections_agree():
+    torch.manual_seed(0)
+    config = {**tiny.FIXTURES.transformer.config, "num_layers": 2, "control_layers": (0,)}
+    model = type(tiny.FIXTURES.transformer).from_config(config).eval()
+    torch.nn.init.normal_(model.vace_blocks[0].proj_out.weight)
+    expected = model(*inputs_b()).sample
+    model.fuse_qkv_projections()
+    torch.testing.assert_close(model(*inputs_b()).sample, expected, atol=1e-5, rtol=1e-5)
+    model.unfuse_qkv_projections()
+    model.compile_repeated_blocks(fullgraph=True, backend="eager")
+    torch.testing.assert_close(model(*inputs_b()).sample, expected, atol=1e-5, rtol=1e-5)
