@@ -1,0 +1,1 @@
+"""The map: points in blocks, written by clips, rendered, edited, asked, and kept in files."""

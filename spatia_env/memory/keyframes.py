@@ -70,7 +70,9 @@ def select_references(
     if not keyframes or count == 0:
         return [], []
     chosen = target_views(len(c2w), count)
-    scores = overlap(keyframes, Render(*(getattr(render, n)[chosen] for n in ("rgb", "depth", "known"))), c2w[chosen], K)
+    scores = overlap(
+        keyframes, Render(*(getattr(render, n)[chosen] for n in ("rgb", "depth", "known"))), c2w[chosen], K
+    )
     rows, columns = linear_sum_assignment(-scores.numpy())
     picked = dict(zip(rows.tolist(), columns.tolist(), strict=True))
     best = int(scores.sum(0).argmax())

@@ -240,7 +240,9 @@ def _render_points_reference(
                 surface = float(zbuffer[row, column])
                 total, quality, tents = torch.zeros(4), 0.0, 0.0
                 for u, v, z, size, i in splats:
-                    tent = max(0.0, 1 - abs(column + 0.5 - u) / size) * max(0.0, 1 - abs(row + 0.5 - v) / size)
+                    tent = max(0.0, 1 - abs(column + 0.5 - u) / size) * max(
+                        0.0, 1 - abs(row + 0.5 - v) / size
+                    )
                     if tent <= 0 or z > surface + 0.02 + 0.03 * surface:
                         continue
                     total += tent * float(weight[i]) * torch.cat([rgb[i], torch.tensor([z])])
