@@ -32,9 +32,12 @@ types: $(READY)  ## mypy
 	$(BIN)/mypy
 
 train: $(READY)  ## train the embedded checkpoint from its seeds (hours; resumes)
+	$(BIN)/spatia train data
 	$(BIN)/spatia train autoencoder
+	$(BIN)/spatia train encode
 	$(BIN)/spatia train geometry
 	$(BIN)/spatia train world-model
+	$(BIN)/spatia train ship
 
 bench: $(READY)  ## the table of the README (about 20 minutes on 2 cores; resumes)
 	$(BIN)/spatia bench core --out out/bench/core

@@ -29,7 +29,7 @@ class DemoConfig:
 
     out: Path = Path("out/demo")
     """Folder to write to."""
-    scene: str = "20005"
+    scene: str = "10038"
     """Scene to open: a seed or a name."""
     events: tuple[str, ...] = ("a red ball rolls in", "night falls", "day breaks")
     """What happens on the way, one a clip."""
@@ -92,9 +92,9 @@ class Record:
 
 def run_demo(config: DemoConfig) -> dict[str, Any]:
     """Walk, write the files, and return the summary that is also in summary.json."""
-    config.out.mkdir(parents=True, exist_ok=True)
     moves = plan(config.events)
     env = _make(config)
+    config.out.mkdir(parents=True, exist_ok=True)
     try:
         first, _ = env.reset(seed=config.seed, options={"scene": _scene(config)})
         record = _walk(env, moves)

@@ -73,10 +73,10 @@ def run_rollout(config: RolloutConfig) -> dict[str, Any]:
     path = case.path[: config.max_frames]
     if len(path) < 2:
         raise CaseError(f"{config.case}/w2c.txt: leaves no pose to go to; the first is the picture's own.")
-    config.out.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = {} if config.model is None else {"model": config.model}
     # The length of the walk is the case's; the time limit of the id does not cut it.
     env = gym.make("spatia_env:SpatiaPath-v0", max_episode_steps=-1, **options)
+    config.out.mkdir(parents=True, exist_ok=True)
     try:
         observation, _ = env.reset(seed=config.seed, options=_reset_options(case))
         summary = _follow(config, env, case, path, observation)
