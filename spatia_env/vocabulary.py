@@ -59,6 +59,7 @@ def _ending(name: str, ends: str, *texts: str) -> Event:
     return Event(name, "ending", texts, ends=ends)
 
 
+# fmt: off
 EVENTS: tuple[Event, ...] = (
     _mover(
         "red_ball_rolls",
@@ -90,7 +91,8 @@ EVENTS: tuple[Event, ...] = (
     ),
     _mover(
         "tower_topples",
-        "a tower of coloured blocks topples", "a tower of blocks falls over", "a stack of colourful blocks topples over",
+        "a tower of coloured blocks topples", "a tower of blocks falls over",
+        "a stack of colourful blocks topples over",
         "a tall tower of toy blocks collapses", "a colourful tower tips over", "a pile of bright blocks topples",
         "a rainbow tower of blocks comes down",
         "a column of coloured bricks keels over", "a multicoloured block tower crashes down",
@@ -121,8 +123,8 @@ EVENTS: tuple[Event, ...] = (
     _mover(
         "cone_slides",
         "an orange cone slides across", "an orange traffic cone slides past", "a traffic cone slides over the floor",
-        "an orange cone skids across the ground", "an orange road cone slides in", "someone pushes an orange cone across",
-        "a bright orange cone glides past",
+        "an orange cone skids across the ground", "an orange road cone slides in",
+        "someone pushes an orange cone across", "a bright orange cone glides past",
         "an orange cone slithers by", "a safety cone scoots along the floor", "a tangerine pylon skates across",
     ),
     _mover(
@@ -205,8 +207,8 @@ EVENTS: tuple[Event, ...] = (
     ),
     _ending(
         "alarm_ends", "alarm",
-        "the alarm light goes off", "the red light goes out", "the emergency light is switched off", "the alarm is over",
-        "the red light ends", "the warning lights switch off", "the light is no longer red",
+        "the alarm light goes off", "the red light goes out", "the emergency light is switched off",
+        "the alarm is over", "the red light ends", "the warning lights switch off", "the light is no longer red",
         "the red alert is over", "the crimson lamps go dark", "the alarm stops and its glow disappears",
     ),
     _ending(
@@ -222,6 +224,7 @@ EVENTS: tuple[Event, ...] = (
         "the snowing ceases", "the flurry dies away", "the sky runs out of flakes",
     ),
 )
+# fmt: on
 
 EVENT_VOCABULARY: tuple[str, ...] = ("", *(event.canonical for event in EVENTS))
 """Canonical phrases by index; 0 is "nothing happens". Only ever appended to."""
@@ -249,7 +252,8 @@ def phrasings(name: str, split: str = "train") -> tuple[str, ...]:
         PromptError: no such event or split.
     """
     texts = event(name).texts
-    bounds = {"train": (0, NUM_TRAIN), "dev": (NUM_TRAIN, NUM_TRAIN + NUM_DEV), "test": (NUM_TRAIN + NUM_DEV, None)}
+    held_out = NUM_TRAIN + NUM_DEV
+    bounds = {"train": (0, NUM_TRAIN), "dev": (NUM_TRAIN, held_out), "test": (held_out, held_out + NUM_TEST)}
     if split not in bounds:
         raise PromptError(f"split {split!r}: use one of {', '.join(SPLITS)}.")
     low, high = bounds[split]

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spatia_env.bench.detectors import detect_all
 from spatia_env.cameras import path_from_twist
 from spatia_env.vocabulary import EVENT_NAMES, event
+
+if TYPE_CHECKING:
+    from spatia_env.sim.scenes import SimScene
 
 ROOM_NEEDED = 2.0  # metres ahead of the camera where movers are started
 
@@ -24,8 +28,9 @@ class Sample:
     expected: np.ndarray
 
 
-def simulate(seed: int, name: str, rng: np.random.Generator, height: int = 128, width: int = 128,
-             standing: str = "") -> Sample:
+def simulate(
+    seed: int, name: str, rng: np.random.Generator, height: int = 128, width: int = 128, standing: str = ""
+) -> Sample:
     """One clip of 8 frames with a moving camera.
 
     Args:
@@ -47,7 +52,9 @@ def simulate(seed: int, name: str, rng: np.random.Generator, height: int = 128, 
         before = scene.render(c2w, height, width).rgb
         scene.start_event(name, c2w, rng)
         # Typical twists are half of the largest (0.5 m, 30 degrees); pitch and roll turn less.
-        twist = np.concatenate([rng.normal(0, 0.15, 3) * [1, 0.4, 1], np.radians(rng.normal(0, 1, 3) * [5, 10, 0.5])])
+        twist = np.concatenate(
+            [rng.normal(0, 0.15, 3) * [1, 0.4, 1], np.radians(rng.normal(0, 1, 3) * [5, 10, 0.5])]
+        )
         limit = np.array([0.5] * 3 + [np.radians(30)] * 3)
         path = _path(c2w, np.clip(twist, -limit, limit))
         frames, expected = [], []
@@ -64,7 +71,7 @@ def _path(c2w: np.ndarray, twist: np.ndarray) -> np.ndarray:
     return path_from_twist(torch.as_tensor(c2w), torch.as_tensor(twist, dtype=torch.float32), 8).numpy()
 
 
-def _some_camera(scene: object, rng: np.random.Generator) -> np.ndarray:
+def _some_camera(scene: SimScene, rng: np.random.Generator) -> np.ndarray:
     """The scene's first camera, or another one with as much room ahead."""
     from spatia_env.sim.scenes import camera_pose
 
@@ -81,15 +88,14 @@ def _some_camera(scene: object, rng: np.random.Generator) -> np.ndarray:
 
 def validate(num_scenes: int, first_seed: int = 10000) -> dict[str, dict[str, float]]:
     """Rates per event over dev scenes: `recall` and `false` with the static render, and without it."""
-    hits = {n: [] for n in EVENT_NAMES}
-    hits_blind = {n: [] for n in EVENT_NAMES}
-    alarms = {n: [] for n in EVENT_NAMES}
-    alarms_blind = {n: [] for n in EVENT_NAMES}
+    Table = dict[str, list[bool]]
+    hits, hits_blind, alarms, alarms_blind = (Table({n: [] for n in EVENT_NAMES}) for _ in range(4))
     for seed in range(first_seed, first_seed + num_scenes):
         for index, name in enumerate((*EVENT_NAMES, "", "", "")):
             sample = simulate(seed, name, np.random.default_rng([seed, index]))
             for table, false_table, expected in (
-                (hits, alarms, sample.expected), (hits_blind, alarms_blind, None),
+                (hits, alarms, sample.expected),
+                (hits_blind, alarms_blind, None),
             ):
                 found = detect_all(sample.clip, sample.before, expected)
                 for other in EVENT_NAMES:
@@ -104,11 +110,12 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=20, help="how many dev scenes, from seed 10000")
     options = parser.parse_args()
     rates = validate(options.scenes)
-    print(f"{'event':22s} {'recall':>7s} {'false':>7s}   without static render: recall, false")
+    keys = ("recall", "false", "recall_blind", "false_blind")
+    rates["all"] = {key: float(np.mean([row[key] for row in rates.values()])) for key in keys}
+    print(f"{'':22s} with static render   without")
+    print(f"{'event':22s} {'recall':>8s} {'false':>8s} {'recall':>8s} {'false':>8s}")
     for name, row in rates.items():
-        print(f"{name:22s} {row['recall']:7.1%} {row['false']:7.1%}   {row['recall_blind']:7.1%} {row['false_blind']:7.1%}")
-    mean = {key: np.mean([row[key] for row in rates.values()]) for key in ("recall", "false", "recall_blind", "false_blind")}
-    print(f"{'all':22s} {mean['recall']:7.1%} {mean['false']:7.1%}   {mean['recall_blind']:7.1%} {mean['false_blind']:7.1%}")
+        print(f"{name:22s} " + " ".join(f"{row[key]:8.1%}" for key in keys))
 
 
 if __name__ == "__main__":

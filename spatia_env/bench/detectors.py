@@ -24,8 +24,15 @@ from spatia_env.vocabulary import EVENT_NAMES, event
 
 # Hue in degrees of each prototype; a saturated pixel belongs to the nearest one.
 HUES = {
-    "red": 358.0, "orange": 27.0, "yellow": 51.0, "lime": 83.0, "green": 138.0, "cyan": 184.0, "blue": 232.0,
-    "purple": 271.0, "pink": 323.0,
+    "red": 358.0,
+    "orange": 27.0,
+    "yellow": 51.0,
+    "lime": 83.0,
+    "green": 138.0,
+    "cyan": 184.0,
+    "blue": 232.0,
+    "purple": 271.0,
+    "pink": 323.0,
 }
 HUE_LIMIT = 24.0
 COLOURS = tuple(HUES)
@@ -77,7 +84,9 @@ def detect(name: str, clip: np.ndarray, before: np.ndarray, expected: np.ndarray
         PromptError: no such event.
     """
     kind = event(name).kind
-    evidence = Evidence(np.asarray(clip), np.asarray(before), None if expected is None else np.asarray(expected))
+    evidence = Evidence(
+        np.asarray(clip), np.asarray(before), None if expected is None else np.asarray(expected)
+    )
     if kind == "mover":
         return evidence.mover(name)
     return evidence.light(name)
@@ -85,7 +94,9 @@ def detect(name: str, clip: np.ndarray, before: np.ndarray, expected: np.ndarray
 
 def detect_all(clip: np.ndarray, before: np.ndarray, expected: np.ndarray | None = None) -> list[str]:
     """The names of all events that `detect` finds in a clip; arguments as there."""
-    evidence = Evidence(np.asarray(clip), np.asarray(before), None if expected is None else np.asarray(expected))
+    evidence = Evidence(
+        np.asarray(clip), np.asarray(before), None if expected is None else np.asarray(expected)
+    )
     return [n for n in EVENT_NAMES if (evidence.mover(n) if event(n).kind == "mover" else evidence.light(n))]
 
 
@@ -121,7 +132,9 @@ class Evidence:
 
     @functools.cached_property
     def _known(self) -> np.ndarray:
-        return np.ones(self.clip.shape[:3], dtype=bool) if self.expected is None else self.expected.max(-1) > 0
+        return (
+            np.ones(self.clip.shape[:3], dtype=bool) if self.expected is None else self.expected.max(-1) > 0
+        )
 
     @functools.cached_property
     def _areas(self) -> dict[str, np.ndarray]:
@@ -173,9 +186,11 @@ class Evidence:
     def _relit(self) -> bool:
         """Whether the light itself changed so much that colours of bodies mean nothing."""
         start, end = self._states
-        return abs(np.log(end["light"] / start["light"])) > 0.4 or any(
-            abs(np.log(end[k] / start[k])) > 0.3 for k in ("red_blue", "red_green")
-        ) or end["contrast"] / start["contrast"] < 0.62
+        return (
+            abs(np.log(end["light"] / start["light"])) > 0.4
+            or any(abs(np.log(end[k] / start[k])) > 0.3 for k in ("red_blue", "red_green"))
+            or end["contrast"] / start["contrast"] < 0.62
+        )
 
     def light(self, name: str) -> bool:
         """Whether a condition begins (or ends) within the clip."""
@@ -196,7 +211,9 @@ class Evidence:
         if self.expected is not None:
             flakes = flakes - _flakes(np.concatenate([self.expected[:1], self.expected]))
         start, end = flakes[0], float(np.median(flakes[-3:]))
-        return bool(start > 0.008 and end < 0.35 * start) if ending else bool(end > 0.008 and start < 0.35 * end)
+        return (
+            bool(start > 0.008 and end < 0.35 * start) if ending else bool(end > 0.008 and start < 0.35 * end)
+        )
 
 
 def _colour_classes(frames: np.ndarray, saturation: float) -> np.ndarray:
@@ -205,7 +222,12 @@ def _colour_classes(frames: np.ndarray, saturation: float) -> np.ndarray:
     high, low = rgb.max(-1), rgb.min(-1)
     spread = np.maximum(high - low, 1e-3)
     r, g, b = rgb[..., 0], rgb[..., 1], rgb[..., 2]
-    hue = np.where(high == r, (g - b) / spread % 6, np.where(high == g, (b - r) / spread + 2, (r - g) / spread + 4)) * 60
+    hue = (
+        np.where(
+            high == r, (g - b) / spread % 6, np.where(high == g, (b - r) / spread + 2, (r - g) / spread + 4)
+        )
+        * 60
+    )
     distance = np.abs((hue[..., None] - np.array(list(HUES.values()), dtype=np.float32) + 180) % 360 - 180)
     nearest = distance.argmin(-1)
     good = (spread > saturation * high) & (high > 70) & (distance.min(-1) < HUE_LIMIT)

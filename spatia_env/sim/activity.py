@@ -7,8 +7,8 @@ import math
 
 import numpy as np
 
+from spatia_env.sim.bodies import Mover
 from spatia_env.sim.engine import Engine
-from spatia_env.sim.events import Mover
 
 STILL_METRES = 0.005
 STILL_DEGREES = 1.0
@@ -57,7 +57,11 @@ class Activity:
         """Step physics while anything is dynamic; returns the bodies that left and were removed."""
         if not self.dynamic:
             return []
-        drives = [t.mover.drive for t in self._tracks.values() if t.mover and t.mover.drive and t.still < STILL_FRAMES]
+        drives = [
+            t.mover.drive
+            for t in self._tracks.values()
+            if t.mover and t.mover.drive and t.still < STILL_FRAMES
+        ]
         for _ in range(steps):
             for drive in drives:
                 drive()
@@ -65,7 +69,10 @@ class Activity:
         gone = []
         for body, track in self._tracks.items():
             position, turn = self._engine.pose(body)
-            moved = np.linalg.norm(position - track.position) >= STILL_METRES or _angle(turn, track.turn) >= STILL_DEGREES
+            moved = (
+                np.linalg.norm(position - track.position) >= STILL_METRES
+                or _angle(turn, track.turn) >= STILL_DEGREES
+            )
             track.still = 0 if moved else min(track.still + 1, STILL_FRAMES)
             track.position, track.turn = position, turn
             if track.mover and (np.abs(position[:2]).max() > LIMIT or not -1 < position[2] < LIMIT):

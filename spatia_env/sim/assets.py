@@ -73,9 +73,7 @@ def split_of(seed: int) -> str:
     for split, seeds in SEED_RANGES.items():
         if int(seed) in seeds:
             return split
-    raise SeedError(
-        f"scene seed {seed}: use 0-9999 (train), 10000-10999 (dev) or 20000-20199 (test)."
-    )
+    raise SeedError(f"scene seed {seed}: use 0-9999 (train), 10000-10999 (dev) or 20000-20199 (test).")
 
 
 def texture_split(texture_id: str) -> str:

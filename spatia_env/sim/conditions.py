@@ -38,9 +38,9 @@ class Condition:
     """One effect: its strength now, and whether it comes or goes."""
 
     name: str
+    particles: np.ndarray  # [n, 3] metres; none but for snow
     coming: bool = True
     strength: float = 0.0
-    particles: np.ndarray | None = None
 
     def advance(self, seconds: float) -> None:
         """Ramp the strength and let the particles fall."""
@@ -50,21 +50,21 @@ class Condition:
             self.strength = 1.0
         elif self.strength < 1e-9:
             self.strength = 0.0
-        if self.particles is not None:
-            drift = np.array([0.25, 0.1, -SNOW_FALL]) * seconds
-            self.particles = np.mod(self.particles + drift, SNOW_BOX)
+        drift = np.array([0.25, 0.1, -SNOW_FALL]) * seconds
+        self.particles = np.mod(self.particles + drift, SNOW_BOX)
 
 
 def start(name: str, rng: np.random.Generator) -> Condition:
     """A condition at strength 0 that is coming."""
-    particles = rng.uniform(0, 1, (SNOW_COUNT, 3)) * SNOW_BOX if name == "snow" else None
-    return Condition(name, particles=particles)
+    particles = rng.uniform(0, 1, (SNOW_COUNT, 3)) * SNOW_BOX if name == "snow" else np.zeros((0, 3))
+    return Condition(name, particles)
 
 
-def apply(conditions: list[Condition], rgb: np.ndarray, depth: np.ndarray, c2w: np.ndarray,
-          K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def apply(
+    conditions: list[Condition], rgb: np.ndarray, depth: np.ndarray, c2w: np.ndarray, K: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """The picture under these conditions, uint8 [H, W, 3], and which pixels are particles, bool [H, W]."""
-    colours = rgb.astype(np.float32)
+    colours: np.ndarray = rgb.astype(np.float32)
     particles = np.zeros(depth.shape, dtype=bool)
     for condition in conditions:
         if condition.name == "fog":

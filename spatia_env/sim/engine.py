@@ -1,6 +1,6 @@
 """A thin layer over one PyBullet client: bodies from meshes, textures from arrays, pictures with depth.
 
-The only module besides `events` that talks to PyBullet.
+Only this module, `bodies` and `events` talk to PyBullet.
 """
 
 from __future__ import annotations
@@ -36,18 +36,31 @@ class Engine:
         light_colour: RGB factors in [0, 1].
     """
 
-    def __init__(self, light_direction: tuple[float, float, float], ambient: float, diffuse: float,
-                 light_colour: tuple[float, float, float]) -> None:
+    def __init__(
+        self,
+        light_direction: tuple[float, float, float],
+        ambient: float,
+        diffuse: float,
+        light_colour: tuple[float, float, float],
+    ) -> None:
         self.client = pybullet.connect(pybullet.DIRECT)
         # A forgotten scene frees its 28 MB when it is collected.
         self._finalizer = weakref.finalize(self, _disconnect, self.client)
         self._light = {
-            "lightDirection": list(light_direction), "lightAmbientCoeff": ambient, "lightDiffuseCoeff": diffuse,
-            "lightSpecularCoeff": 0.0, "lightColor": list(light_colour), "lightDistance": 10.0, "shadow": 0,
+            "lightDirection": list(light_direction),
+            "lightAmbientCoeff": ambient,
+            "lightDiffuseCoeff": diffuse,
+            "lightSpecularCoeff": 0.0,
+            "lightColor": list(light_colour),
+            "lightDistance": 10.0,
+            "shadow": 0,
         }
         pybullet.setPhysicsEngineParameter(
-            fixedTimeStep=STEP, deterministicOverlappingPairs=1, numSolverIterations=30, enableFileCaching=0,
-            physicsClientId=self.client
+            fixedTimeStep=STEP,
+            deterministicOverlappingPairs=1,
+            numSolverIterations=30,
+            enableFileCaching=0,
+            physicsClientId=self.client,
         )
         pybullet.setGravity(0, 0, -9.81, physicsClientId=self.client)
 
@@ -70,9 +83,18 @@ class Engine:
         finally:
             os.unlink(path)
 
-    def add(self, mesh: Mesh, position: tuple = (0.0, 0.0, 0.0), yaw: float = 0.0, texture: int = -1,
-            colour: tuple = (1.0, 1.0, 1.0), solids: tuple[tuple, ...] = (), mass: float = 0.0,
-            restitution: float = 0.3, friction: float = 0.7) -> int:
+    def add(
+        self,
+        mesh: Mesh,
+        position: tuple = (0.0, 0.0, 0.0),
+        yaw: float = 0.0,
+        texture: int = -1,
+        colour: tuple = (1.0, 1.0, 1.0),
+        solids: tuple[tuple, ...] = (),
+        mass: float = 0.0,
+        restitution: float = 0.3,
+        friction: float = 0.7,
+    ) -> int:
         """A body seen as `mesh`; `solids` as in `furniture.Part`. Returns its id, as in the segmentation."""
         # A movable body needs its origin at its centre of mass, so its shapes are shifted there.
         centre = _centre(solids) if mass > 0 else np.zeros(3)
@@ -81,20 +103,33 @@ class Engine:
         path = _write_obj(mesh, centre)
         try:  # the file is read when the body is made
             visual = pybullet.createVisualShape(
-                pybullet.GEOM_MESH, fileName=path, rgbaColor=[*colour, 1.0], specularColor=[0, 0, 0],
+                pybullet.GEOM_MESH,
+                fileName=path,
+                rgbaColor=[*colour, 1.0],
+                specularColor=[0, 0, 0],
                 physicsClientId=self.client,
             )
             body = pybullet.createMultiBody(
-                mass, self._collision(solids, centre), visual, (np.asarray(position) + offset).tolist(),
-                pybullet.getQuaternionFromEuler([0, 0, yaw]), physicsClientId=self.client,
+                mass,
+                self._collision(solids, centre),
+                visual,
+                (np.asarray(position) + offset).tolist(),
+                pybullet.getQuaternionFromEuler([0, 0, yaw]),
+                physicsClientId=self.client,
             )
         finally:
             os.unlink(path)
         if texture >= 0:
             pybullet.changeVisualShape(body, -1, textureUniqueId=texture, physicsClientId=self.client)
         pybullet.changeDynamics(
-            body, -1, restitution=restitution, lateralFriction=friction, rollingFriction=0.002, spinningFriction=0.002,
-            activationState=pybullet.ACTIVATION_STATE_DISABLE_SLEEPING, physicsClientId=self.client,
+            body,
+            -1,
+            restitution=restitution,
+            lateralFriction=friction,
+            rollingFriction=0.002,
+            spinningFriction=0.002,
+            activationState=pybullet.ACTIVATION_STATE_DISABLE_SLEEPING,
+            physicsClientId=self.client,
         )
         return body
 
@@ -112,13 +147,16 @@ class Engine:
             size = {"halfExtents": list(sizes[0])} if kind == "box" else {"radius": sizes[0]}
             if kind == "cylinder":
                 size["height"] = sizes[1]
-            return pybullet.createCollisionShape(kinds[kind], collisionFramePosition=positions[0], physicsClientId=self.client, **size)
+            return pybullet.createCollisionShape(
+                kinds[kind], collisionFramePosition=positions[0], physicsClientId=self.client, **size
+            )
         return pybullet.createCollisionShapeArray(
             shapeTypes=[kinds[s[0]] for s in solids],
             halfExtents=[list(s[2]) if s[0] == "box" else [0, 0, 0] for s in solids],
             radii=[s[2] if s[0] != "box" else 0 for s in solids],
             lengths=[s[3] if s[0] == "cylinder" else 0 for s in solids],
-            collisionFramePositions=positions, physicsClientId=self.client,
+            collisionFramePositions=positions,
+            physicsClientId=self.client,
         )
 
     def remove(self, body: int) -> None:
@@ -135,19 +173,35 @@ class Engine:
         low, high = pybullet.getAABB(body, physicsClientId=self.client)
         return np.array(low), np.array(high)
 
+    def sees(self, eye: np.ndarray, point: np.ndarray) -> bool:
+        """True if no solid lies between two points [3]."""
+        hit = pybullet.rayTest(eye.tolist(), point.tolist(), physicsClientId=self.client)[0]
+        return hit[0] < 0 or hit[2] >= 0.97
+
     def step(self, count: int) -> None:
         """Advance physics by this many steps of 1/240 s."""
         for _ in range(count):
             pybullet.stepSimulation(physicsClientId=self.client)
 
-    def picture(self, c2w: np.ndarray, K: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What a camera sees: rgb u8 [H, W, 3], z-depth f32 [H, W] in metres (0 = nothing), body ids i32 [H, W] (-1)."""
+    def picture(
+        self, c2w: np.ndarray, K: np.ndarray, height: int, width: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What a camera sees.
+
+        Returns:
+            rgb u8 [H, W, 3], z-depth f32 [H, W] in metres (0 = nothing) and body ids i32 [H, W] (-1 = nothing).
+        """
         factor = OVERSAMPLING if height % 2 == 0 and width % 2 == 0 else 2.0
         h, w = round(height * factor), round(width * factor)
         view = _CV_TO_GL @ np.linalg.inv(np.asarray(c2w, dtype=np.float64))
         _, _, rgba, buffer, ids = pybullet.getCameraImage(
-            w, h, view.T.ravel().tolist(), projection_matrix(np.asarray(K, dtype=np.float64) * [[factor], [factor], [1]], h, w),
-            renderer=pybullet.ER_TINY_RENDERER, physicsClientId=self.client, **self._light,
+            w,
+            h,
+            view.T.ravel().tolist(),
+            projection_matrix(np.asarray(K, dtype=np.float64) * [[factor], [factor], [1]], h, w),
+            renderer=pybullet.ER_TINY_RENDERER,
+            physicsClientId=self.client,
+            **self._light,
         )
         rgb = np.reshape(rgba, (h, w, 4))[..., :3]
         buffer, ids = np.reshape(buffer, (h, w)).astype(np.float64), np.reshape(ids, (h, w)).astype(np.int32)
@@ -172,7 +226,9 @@ def projection_matrix(K: np.ndarray, height: int, width: int) -> list[float]:
     return matrix.T.ravel().tolist()
 
 
-def _two_thirds(rgb: np.ndarray, inverse: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _two_thirds(
+    rgb: np.ndarray, inverse: np.ndarray, ids: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Average 3 x 3 drawn pixels into 2 x 2; depth is interpolated at the new centres within one body."""
     h, w = ids.shape
     c = rgb.reshape(h // 3, 3, w // 3, 3, 3).astype(np.uint16)
@@ -195,7 +251,9 @@ def _two_thirds(rgb: np.ndarray, inverse: np.ndarray, ids: np.ndarray) -> tuple[
     return colours, depth, label
 
 
-def _halve(rgb: np.ndarray, inverse: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _halve(
+    rgb: np.ndarray, inverse: np.ndarray, ids: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Average 2 x 2 drawn pixels; depth is that of the upper left one, or the mean where all four are one surface."""
     h, w = ids.shape
     colours = (rgb.reshape(h // 2, 2, w // 2, 2, 3).astype(np.uint16).sum((1, 3)) + 2) // 4

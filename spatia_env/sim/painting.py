@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 
 from spatia_env.sim.assets import load_photo
-from spatia_env.sim.layout import Decoration, Item, ScenePlan
+from spatia_env.sim.items import Item
+from spatia_env.sim.layout import Decoration, ScenePlan
 from spatia_env.sim.textures import draw_texture, metre_grid, smooth_noise
 
 PIXELS_PER_METRE = 64.0
@@ -91,7 +92,9 @@ def _panel(decoration: Decoration, rows: int, columns: int) -> np.ndarray:
         return _door(rng, rows, columns)
     if decoration.kind == "window":
         return _window(rng, rows, columns)
-    frame = np.array(((74, 60, 50), (200, 196, 188), (60, 62, 68), (150, 124, 84))[rng.integers(4)], np.float32)
+    frame = np.array(
+        ((74, 60, 50), (200, 196, 188), (60, 62, 68), (150, 124, 84))[rng.integers(4)], np.float32
+    )
     panel = np.tile(frame, (rows, columns, 1))
     border = max(3, round(0.05 * 64))
     inner = (columns - 2 * border, rows - 2 * border)
@@ -123,7 +126,9 @@ def _abstract(rng: np.random.Generator, columns: int, rows: int) -> np.ndarray:
 
 
 def _door(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:
-    colour = np.array(((150, 116, 84), (188, 184, 176), (110, 120, 130), (128, 92, 70))[rng.integers(4)], np.float32)
+    colour = np.array(
+        ((150, 116, 84), (188, 184, 176), (110, 120, 130), (128, 92, 70))[rng.integers(4)], np.float32
+    )
     panel = np.tile(colour, (rows, columns, 1))
     edge = max(3, round(0.06 * columns))
     for region in (np.s_[:edge], np.s_[:, :edge], np.s_[:, -edge:]):
@@ -139,14 +144,21 @@ def _door(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:
 def _window(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:
     """A bright view of sky and hills behind a frame with a cross."""
     y = np.linspace(0, 1, rows, dtype=np.float32)[:, None]
-    sky = np.array((176, 202, 222), np.float32) * (1 - y[..., None]) + np.array((214, 222, 224), np.float32) * y[..., None]
+    sky = (
+        np.array((176, 202, 222), np.float32) * (1 - y[..., None])
+        + np.array((214, 222, 224), np.float32) * y[..., None]
+    )
     hill = 0.68 + 0.12 * smooth_noise(rng, 4, columns, 2, 4)[0]
     far = np.clip((y - hill) * rows / 2, 0, 1)[..., None]
     panel = sky * (1 - far) + np.array((128, 146, 112), np.float32) * far
     edge, bar = 4, 2
     for region in (
-        np.s_[:edge], np.s_[-edge:], np.s_[:, :edge], np.s_[:, -edge:],
-        np.s_[rows // 2 - bar : rows // 2 + bar], np.s_[:, columns // 2 - bar : columns // 2 + bar],
+        np.s_[:edge],
+        np.s_[-edge:],
+        np.s_[:, :edge],
+        np.s_[:, -edge:],
+        np.s_[rows // 2 - bar : rows // 2 + bar],
+        np.s_[:, columns // 2 - bar : columns // 2 + bar],
     ):
         panel[region] = (216, 212, 204)
     return panel
@@ -178,7 +190,10 @@ def paint_sky(plan: ScenePlan) -> np.ndarray:
     rng = np.random.default_rng([11, plan.seed])
     rows, columns = 192, 768
     up = np.linspace(92, -2, rows, dtype=np.float32)[:, None, None] / 92
-    tops, lows = ((112, 150, 196), (140, 164, 190), (122, 158, 188)), ((206, 216, 222), (216, 212, 204), (196, 210, 220))
+    tops, lows = (
+        ((112, 150, 196), (140, 164, 190), (122, 158, 188)),
+        ((206, 216, 222), (216, 212, 204), (196, 210, 220)),
+    )
     top, low = np.array(tops[rng.integers(3)], np.float32), np.array(lows[rng.integers(3)], np.float32)
     mix = np.clip(up, 0, 1) ** 0.6
     sky = top * mix + low * (1 - mix)

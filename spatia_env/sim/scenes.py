@@ -16,19 +16,18 @@ remembered world. Depth 0 (nothing hit) occurs only for cameras outside of the s
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 
 import numpy as np
 
 from spatia_env import vocabulary
 from spatia_env.errors import ClosedEnvError, PoseError, PromptError, SeedError
-from spatia_env.sim import conditions, layout, painting, shapes
+from spatia_env.sim import conditions, layout
 from spatia_env.sim.activity import Activity
 from spatia_env.sim.assets import split_of
+from spatia_env.sim.building import build_items, build_shell
 from spatia_env.sim.engine import STEP, Engine
 from spatia_env.sim.events import start_mover
-from spatia_env.sim.furniture import build_item
 
 __all__ = ["FIELD_OF_VIEW", "NAMED_SCENES", "SimFrame", "SimScene", "split_of"]
 
@@ -36,7 +35,6 @@ FIELD_OF_VIEW = 60.0  # degrees, horizontal
 FRAME_SECONDS = 0.1  # simulated time between two frames of a clip
 NAMED_SCENES = {"room": 3, "yard": 1, "demo": 10004}
 SETTLE_STEPS = 96
-_GRID = 48  # texels along an item's texture of 1.2 m
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,15 +80,16 @@ class SimScene:
         self.seed, self.split, self.prompt = self.plan.seed, self.plan.split, self.plan.prompt
         light = self.plan.light
         self.engine = Engine(light.direction, light.ambient, light.diffuse, light.colour)
-        self._names: dict[int, str] = {}
-        self._movable: list[int] = []
-        self._build_shell()
-        self._build_items()
+        self._names = build_shell(self.engine, self.plan)
+        self._shell = frozenset(self._names)
+        furniture, movable = build_items(self.engine, self.plan)
+        self._names.update(furniture)
         # Movable things come to rest before the first picture, so that nothing shifts when physics starts.
         self.engine.step(SETTLE_STEPS)
-        self._activity = Activity(self.engine, self._movable)
+        self._activity = Activity(self.engine, movable)
         self._conditions: dict[str, conditions.Condition] = {}
         self._events = 0
+        self._bounds: list[tuple[np.ndarray, np.ndarray]] | None = None
 
     @classmethod
     def from_name(cls, name: str) -> SimScene:
@@ -105,53 +104,6 @@ class SimScene:
         if text.startswith("seed:") and text[5:].isdigit():
             return cls(int(text[5:]))
         raise SeedError(f'scene {name!r}: use "seed:123" or one of {", ".join(NAMED_SCENES)}.')
-
-    # -- building ---------------------------------------------------------------------------------------------
-
-    def _build_shell(self) -> None:
-        plan, engine = self.plan, self.engine
-        width, depth = painting.ground_size(plan)
-        floor = shapes.quad((-width / 2, -depth / 2, 0), (width, 0, 0), (0, depth, 0), cells=4)
-        solid = ("box", (0.0, 0.0, -0.5), (width / 2 + 1, depth / 2 + 1, 0.5))
-        self._name(engine.add(floor, texture=engine.texture(painting.paint_floor(plan)), solids=(solid,), restitution=1.0), "floor")
-        for side in range(4):
-            self._build_side(side)
-        if plan.outdoor:
-            dome = shapes.sky_dome(6.5, plan.light.direction)
-            self._name(engine.add(dome, texture=engine.texture(painting.paint_sky(plan))), "sky")
-        else:
-            w, d, h = plan.size
-            ceiling = shapes.quad((-w / 2, d / 2, h), (w, 0, 0), (0, -d, 0))
-            solid = ("box", (0.0, 0.0, h + 0.5), (w / 2 + 1, d / 2 + 1, 0.5))
-            self._name(engine.add(ceiling, texture=engine.texture(painting.paint_ceiling(plan)), solids=(solid,), restitution=1.0), "ceiling")
-
-    def _build_side(self, side: int) -> None:
-        """Wall or fence `side` (0: +x, 1: +y, 2: -x, 3: -y), facing inwards."""
-        plan, engine = self.plan, self.engine
-        height = plan.size[2]
-        half, length = plan.size[side % 2] / 2, plan.size[1 - side % 2]
-        outward = np.array(((1, 0, 0), (0, 1, 0), (-1, 0, 0), (0, -1, 0))[side], dtype=float)
-        right = np.cross(outward, [0, 0, 1])
-        corner = outward * half - right * length / 2
-        mesh = shapes.quad(corner, right * length, (0, 0, height))
-        paint = painting.paint_fence if plan.outdoor else painting.paint_wall
-        extent = np.abs(outward) * 0.5 + np.abs(right) * (length / 2 + 1) + np.array([0, 0, 2.5])
-        solid = ("box", tuple(outward * (half + 0.5) + [0, 0, 2.5]), tuple(extent))
-        name = plan.fence if plan.outdoor else f"wall {side}"
-        self._name(engine.add(mesh, texture=engine.texture(paint(plan, side)), solids=(solid,), restitution=1.0), name)
-
-    def _build_items(self) -> None:
-        engine = self.engine
-        for item in self.plan.items:
-            for part in build_item(item):
-                texture = engine.texture(item_texture(part.texture)) if part.texture else -1
-                body = engine.add_part(part, (item.x, item.y, 0.0), item.yaw, item.mass, texture)
-                self._name(body, item.word)
-                if item.mass:
-                    self._movable.append(body)
-
-    def _name(self, body: int, name: str) -> None:
-        self._names[body] = name
 
     # -- cameras ----------------------------------------------------------------------------------------------
 
@@ -173,21 +125,16 @@ class SimScene:
         if abs(x) > w / 2 - radius or abs(y) > d / 2 - radius or not radius <= z <= top - radius:
             return False
         point = np.array([x, y, z])
-        for low, high in self._obstacles:
-            if np.linalg.norm(point - np.clip(point, low, high)) < radius:
-                return False
-        return True
+        return all(
+            np.linalg.norm(point - np.clip(point, low, high)) >= radius for low, high in self._obstacles()
+        )
 
-    @functools.cached_property
     def _obstacles(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        shell = {"floor", "ceiling", "sky", self.plan.fence, *(f"wall {i}" for i in range(4))}
-        out = []
-        for body, name in self._names.items():
-            if name not in shell:
-                low, high = self.engine.bounds(body)
-                if (high > low).all():
-                    out.append((low, high))
-        return out
+        """Bounds of everything that stands, lies or moves in the scene, as of the last change."""
+        if self._bounds is None:
+            bounds = [self.engine.bounds(body) for body in self._names if body not in self._shell]
+            self._bounds = [(low, high) for low, high in bounds if (high > low).all()]
+        return self._bounds
 
     def room_ahead(self, c2w: np.ndarray, radius: float = 0.3) -> float:
         """Metres (at most 4) of free floor and free view straight ahead of a camera [4, 4].
@@ -199,7 +146,9 @@ class SimScene:
         eye, distance = np.asarray(c2w[:3, 3], dtype=float), 0.0
         while distance < 4.0:
             point = eye + ahead * (distance + 0.15)
-            if not (self.is_free(point, radius) and self.is_free(np.array([*point[:2], radius + 0.02]), radius)):
+            if not (
+                self.is_free(point, radius) and self.is_free(np.array([*point[:2], radius + 0.02]), radius)
+            ):
                 break
             distance += 0.15
         return distance
@@ -230,16 +179,22 @@ class SimScene:
             return ""
         name = text if text in vocabulary.EVENT_NAMES else vocabulary.lookup(text)
         if name is None:
-            raise PromptError(f"event {text!r}: the simulator cannot act this out; see spatia_env.vocabulary.")
+            raise PromptError(
+                f"event {text!r}: the simulator cannot act this out; see spatia_env.vocabulary."
+            )
         event = vocabulary.event(name)
         if event.kind == "mover":
             self._events += 1
+            self._bounds = None
             for mover in start_mover(self, name, np.asarray(c2w, dtype=np.float64), rng):
-                self._name(mover.body, f"{name} {self._events}")
+                self._names[mover.body] = f"{name} {self._events}"
                 self._activity.add(mover)
+            self._bounds = None
         elif event.kind == "condition":
             kept = self._conditions.get(name)
-            self._conditions[name] = dataclasses.replace(kept, coming=True) if kept else conditions.start(name, rng)
+            self._conditions[name] = (
+                dataclasses.replace(kept, coming=True) if kept else conditions.start(name, rng)
+            )
         elif event.ends in self._conditions:
             self._conditions[event.ends].coming = False
         return name
@@ -252,6 +207,8 @@ class SimScene:
         while it moves. Bodies that leave the scene are removed. Call it once a frame, with 0.1 s.
         """
         self._check_open()
+        if self._activity.dynamic:
+            self._bounds = None
         for body in self._activity.advance(max(1, round(seconds / STEP))):
             del self._names[body]
         for name, condition in list(self._conditions.items()):
@@ -263,6 +220,7 @@ class SimScene:
         """Take every body that events brought out of the scene; furniture stays where it is."""
         for body in self._activity.remove_movers():
             del self._names[body]
+        self._bounds = None
 
     @property
     def is_moving(self) -> bool:
@@ -285,7 +243,9 @@ class SimScene:
 
     # -- pictures ---------------------------------------------------------------------------------------------
 
-    def render(self, c2w: np.ndarray, height: int = 128, width: int = 128, K: np.ndarray | None = None) -> SimFrame:
+    def render(
+        self, c2w: np.ndarray, height: int = 128, width: int = 128, K: np.ndarray | None = None
+    ) -> SimFrame:
         """The scene as it is now, seen from `c2w` [4, 4] (OpenCV axes, metres).
 
         Raises:
@@ -298,7 +258,11 @@ class SimScene:
             raise PoseError(f"c2w: expected a finite [4, 4] matrix, got shape {pose.shape}.")
         intrinsics = self.K(height, width) if K is None else K
         rgb, depth, ids = self.engine.picture(pose, intrinsics, height, width)
-        dynamic = np.isin(ids, self._activity.dynamic) if self._activity.dynamic else np.zeros(ids.shape, dtype=bool)
+        dynamic = (
+            np.isin(ids, self._activity.dynamic)
+            if self._activity.dynamic
+            else np.zeros(ids.shape, dtype=bool)
+        )
         if self._conditions:
             rgb, particles = conditions.apply(list(self._conditions.values()), rgb, depth, pose, intrinsics)
             ids[particles] = conditions.PARTICLE_ID
@@ -310,7 +274,11 @@ class SimScene:
         rows = []
         for body, name in self._names.items():
             low, high = self.engine.bounds(body)
-            rows.append(SimObject(body, name, tuple(low.tolist()), tuple(high.tolist()), body in self._activity.dynamic))
+            rows.append(
+                SimObject(
+                    body, name, tuple(low.tolist()), tuple(high.tolist()), body in self._activity.dynamic
+                )
+            )
         return rows
 
     def close(self) -> None:
@@ -332,11 +300,3 @@ def camera_pose(eye: tuple[float, float, float], yaw: float, pitch: float) -> np
     c2w[:3, :3] = np.stack([right, np.cross(forward, right), forward], axis=1)
     c2w[:3, 3] = eye
     return c2w.astype(np.float32)
-
-
-@functools.lru_cache(maxsize=256)
-def item_texture(texture_id: str) -> np.ndarray:
-    """The texture of furniture, uint8 [H, W, 3], covering 1.2 m x 1.2 m."""
-    from spatia_env.sim.textures import draw_texture
-
-    return np.clip(draw_texture(texture_id, 1.2, 1.2, _GRID / 1.2), 0, 255).astype(np.uint8)

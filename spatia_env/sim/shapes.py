@@ -9,6 +9,7 @@ import dataclasses
 import math
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,11 +29,11 @@ def join(*meshes: Mesh) -> Mesh:
         np.concatenate([m.vertices for m in meshes]),
         np.concatenate([m.normals for m in meshes]),
         np.concatenate([m.uvs for m in meshes]),
-        np.concatenate([m.triangles + s for m, s in zip(meshes, starts)]),
+        np.concatenate([m.triangles + s for m, s in zip(meshes, starts, strict=True)]),
     )
 
 
-def quad(origin: tuple, across: tuple, up: tuple, cells: int = 2) -> Mesh:
+def quad(origin: ArrayLike, across: ArrayLike, up: ArrayLike, cells: int = 2) -> Mesh:
     """A rectangle from its lower left corner, seen from the front with `across` to the right and `up` upwards.
 
     It is cut into cells because the software renderer tests every pixel of a triangle's bounding box.
@@ -96,14 +97,22 @@ def _disc(radius: float, z: float, sides: int, sign: int) -> Mesh:
     return Mesh(vertices, np.tile([0.0, 0, sign], (sides + 1, 1)), uvs, triangles)
 
 
-def ball(radius: float, centre: tuple = (0.0, 0.0, 0.0), rings: int = 10, sides: int = 18, squash: float = 1.0) -> Mesh:
+def ball(
+    radius: float, centre: tuple = (0.0, 0.0, 0.0), rings: int = 10, sides: int = 18, squash: float = 1.0
+) -> Mesh:
     """A sphere, squashed along z."""
-    polar, angle = np.meshgrid(np.linspace(-np.pi / 2, np.pi / 2, rings + 1), np.linspace(0, 2 * np.pi, sides + 1), indexing="ij")
-    unit = np.stack([np.cos(polar) * np.cos(angle), np.cos(polar) * np.sin(angle), np.sin(polar)], -1).reshape(-1, 3)
+    polar, angle = np.meshgrid(
+        np.linspace(-np.pi / 2, np.pi / 2, rings + 1), np.linspace(0, 2 * np.pi, sides + 1), indexing="ij"
+    )
+    unit = np.stack(
+        [np.cos(polar) * np.cos(angle), np.cos(polar) * np.sin(angle), np.sin(polar)], -1
+    ).reshape(-1, 3)
     uvs = np.stack([angle / (2 * np.pi) * 0.999, (polar / np.pi + 0.5) * 0.999], -1).reshape(-1, 2)
     vertices = unit * radius * [1, 1, squash] + np.asarray(centre)
     normals = unit / [1, 1, squash]
-    return Mesh(vertices, normals / np.linalg.norm(normals, axis=1, keepdims=True), uvs, _grid_triangles(rings, sides))
+    return Mesh(
+        vertices, normals / np.linalg.norm(normals, axis=1, keepdims=True), uvs, _grid_triangles(rings, sides)
+    )
 
 
 def sky_dome(radius: float, light: tuple[float, float, float], sides: int = 28, rings: int = 7) -> Mesh:
@@ -111,14 +120,22 @@ def sky_dome(radius: float, light: tuple[float, float, float], sides: int = 28, 
 
     Its normals all point to the light, so that the painted sky is shaded evenly.
     """
-    polar, angle = np.meshgrid(np.linspace(math.radians(-2), np.pi / 2, rings + 1), np.linspace(2 * np.pi, 0, sides + 1), indexing="ij")
-    unit = np.stack([np.cos(polar) * np.cos(angle), np.cos(polar) * np.sin(angle), np.sin(polar)], -1).reshape(-1, 3)
+    polar, angle = np.meshgrid(
+        np.linspace(math.radians(-2), np.pi / 2, rings + 1),
+        np.linspace(2 * np.pi, 0, sides + 1),
+        indexing="ij",
+    )
+    unit = np.stack(
+        [np.cos(polar) * np.cos(angle), np.cos(polar) * np.sin(angle), np.sin(polar)], -1
+    ).reshape(-1, 3)
     height = np.linspace(0, 0.999, rings + 1)[:, None] * np.ones(sides + 1)
     uvs = np.stack([np.linspace(0, 0.999, sides + 1) * np.ones((rings + 1, 1)), height], -1).reshape(-1, 2)
     return Mesh(unit * radius, np.tile(light, (len(unit), 1)), uvs, _grid_triangles(rings, sides))
 
 
-def flat_shaded(vertices: np.ndarray, normals: np.ndarray, triangles: np.ndarray, scale: float | np.ndarray = 1.0) -> Mesh:
+def flat_shaded(
+    vertices: np.ndarray, normals: np.ndarray, triangles: np.ndarray, scale: float | np.ndarray = 1.0
+) -> Mesh:
     """A loaded mesh, scaled; its texture is projected from the front."""
     scaled = vertices * scale
     span = np.ptp(scaled, axis=0) + 1e-6

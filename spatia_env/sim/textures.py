@@ -18,18 +18,51 @@ Grid = tuple[np.ndarray, np.ndarray]
 
 WOODS = ((150, 112, 78), (128, 94, 66), (176, 144, 108), (108, 82, 64), (164, 132, 92), (140, 122, 104))
 PLASTERS = (
-    (206, 202, 192), (188, 186, 180), (200, 190, 168), (172, 182, 176), (176, 184, 196), (196, 178, 168),
-    (160, 170, 152), (186, 168, 150), (150, 162, 176), (178, 160, 168),
+    (206, 202, 192),
+    (188, 186, 180),
+    (200, 190, 168),
+    (172, 182, 176),
+    (176, 184, 196),
+    (196, 178, 168),
+    (160, 170, 152),
+    (186, 168, 150),
+    (150, 162, 176),
+    (178, 160, 168),
 )
-STONES = ((158, 154, 148), (132, 130, 128), (172, 162, 146), (116, 122, 128), (148, 138, 128), (180, 178, 172))
+STONES = (
+    (158, 154, 148),
+    (132, 130, 128),
+    (172, 162, 146),
+    (116, 122, 128),
+    (148, 138, 128),
+    (180, 178, 172),
+)
 BRICKS = ((158, 104, 84), (146, 116, 98), (170, 140, 118), (136, 96, 84), (160, 150, 140))
-FABRICS = ((112, 126, 146), (142, 116, 112), (122, 136, 116), (150, 140, 118), (108, 108, 122), (136, 124, 140))
+FABRICS = (
+    (112, 126, 146),
+    (142, 116, 112),
+    (122, 136, 116),
+    (150, 140, 118),
+    (108, 108, 122),
+    (136, 124, 140),
+)
 GREENS = ((98, 122, 76), (88, 110, 72), (112, 128, 82), (84, 104, 78), (120, 126, 86))
 
 NAMES = {
-    "planks": "wooden", "wood": "wooden", "tiles": "tiled", "plaster": "plain", "bricks": "brick", "checks": "checkered",
-    "stripes": "striped", "carpet": "carpet", "grass": "grass", "concrete": "concrete", "paving": "paved",
-    "hedge": "hedge", "gravel": "gravel", "dirt": "dirt",
+    "planks": "wooden",
+    "wood": "wooden",
+    "tiles": "tiled",
+    "plaster": "plain",
+    "bricks": "brick",
+    "checks": "checkered",
+    "stripes": "striped",
+    "carpet": "carpet",
+    "grass": "grass",
+    "concrete": "concrete",
+    "paving": "paved",
+    "hedge": "hedge",
+    "gravel": "gravel",
+    "dirt": "dirt",
 }
 
 
@@ -38,13 +71,23 @@ def texture_rng(texture_id: str) -> np.random.Generator:
     return np.random.default_rng(zlib.crc32(texture_id.encode()))
 
 
-def smooth_noise(rng: np.random.Generator, height: int, width: int, cells_y: float, cells_x: float) -> np.ndarray:
+def smooth_noise(
+    rng: np.random.Generator, height: int, width: int, cells_y: float, cells_x: float
+) -> np.ndarray:
     """Smooth noise [H, W] in about [-1, 1] with this many cells along each axis."""
     small = rng.uniform(-1, 1, (max(2, round(cells_y) + 1), max(2, round(cells_x) + 1))).astype(np.float32)
     return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def _pick(rng: np.random.Generator, palette: tuple) -> np.ndarray:
+def _noise(
+    rng: np.random.Generator, y: np.ndarray, x: np.ndarray, cell_y: float, cell_x: float
+) -> np.ndarray:
+    """Smooth noise over a grid in metres, with cells of this size in metres."""
+    return smooth_noise(rng, y.shape[0], y.shape[1], np.ptp(y) / cell_y, np.ptp(x) / cell_x)
+
+
+def pick_colour(rng: np.random.Generator, palette: tuple) -> np.ndarray:
+    """A colour [3] near one of the palette."""
     colour = np.array(palette[rng.integers(len(palette))], dtype=np.float32)
     return np.clip(colour * rng.uniform(0.88, 1.1) + rng.uniform(-8, 8, 3), 40, 222).astype(np.float32)
 
@@ -66,40 +109,40 @@ def _shade(colour: np.ndarray, factor: np.ndarray) -> np.ndarray:
 
 
 def _planks(rng: np.random.Generator, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    colour, width, length = _pick(rng, WOODS), rng.uniform(0.14, 0.26), rng.uniform(0.9, 1.8)
+    colour, width, length = pick_colour(rng, WOODS), rng.uniform(0.14, 0.26), rng.uniform(0.9, 1.8)
     row = np.floor(y / width)
     shift = _cells(rng, row, row * 0) * length
     tone = _cells(rng, row, np.floor((x + shift) / length))
-    grain = smooth_noise(rng, *y.shape, np.ptp(y) / 0.05, np.ptp(x) / 0.8)
+    grain = _noise(rng, y, x, 0.05, 0.8)
     seams = np.minimum(_edge(y, width, 0.035), _edge(x + shift, length, 0.035))
     return _shade(colour, (1 + 0.1 * tone + 0.05 * grain) * (0.74 + 0.26 * seams))
 
 
 def _wood(rng: np.random.Generator, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    grain = smooth_noise(rng, *y.shape, np.ptp(y) / 0.6, np.ptp(x) / 0.08)
-    cloud = smooth_noise(rng, *y.shape, np.ptp(y) / 0.5, np.ptp(x) / 0.4)
-    return _shade(_pick(rng, WOODS), 1 + 0.06 * grain + 0.05 * cloud)
+    grain = _noise(rng, y, x, 0.6, 0.08)
+    cloud = _noise(rng, y, x, 0.5, 0.4)
+    return _shade(pick_colour(rng, WOODS), 1 + 0.06 * grain + 0.05 * cloud)
 
 
 def _tiles(rng: np.random.Generator, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    colour, size = _pick(rng, STONES + PLASTERS), rng.uniform(0.32, 0.65)
+    colour, size = pick_colour(rng, STONES + PLASTERS), rng.uniform(0.32, 0.65)
     tone = _cells(rng, np.floor(y / size), np.floor(x / size))
     lines = np.minimum(_edge(y, size, 0.05), _edge(x, size, 0.05))
-    cloud = smooth_noise(rng, *y.shape, np.ptp(y) / 0.3, np.ptp(x) / 0.3)
+    cloud = _noise(rng, y, x, 0.3, 0.3)
     return _shade(colour, (1 + 0.06 * tone + 0.03 * cloud) * (0.72 + 0.28 * lines))
 
 
 def _plaster(rng: np.random.Generator, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    colour = _pick(rng, PLASTERS)
-    cloud = smooth_noise(rng, *y.shape, np.ptp(y) / 0.7, np.ptp(x) / 0.7)
-    fine = smooth_noise(rng, *y.shape, np.ptp(y) / 0.15, np.ptp(x) / 0.15)
+    colour = pick_colour(rng, PLASTERS)
+    cloud = _noise(rng, y, x, 0.7, 0.7)
+    fine = _noise(rng, y, x, 0.15, 0.15)
     return _shade(colour, 1 + 0.035 * cloud + 0.02 * fine)
 
 
 def _bricks(rng: np.random.Generator, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    colour, length = _pick(rng, BRICKS), rng.uniform(0.3, 0.44)
+    colour, length = pick_colour(rng, BRICKS), rng.uniform(0.3, 0.44)
     height = length * rng.uniform(0.38, 0.5)
-    mortar = _pick(rng, STONES) * 1.1
+    mortar = pick_colour(rng, STONES) * 1.1
     row = np.floor(y / height)
     along = x + (row % 2) * length / 2
     tone = _cells(rng, row, np.floor(along / length))
@@ -108,31 +151,42 @@ def _bricks(rng: np.random.Generator, y: np.ndarray, x: np.ndarray) -> np.ndarra
 
 
 def _checks(rng: np.random.Generator, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    light, dark, size = _pick(rng, PLASTERS), _pick(rng, STONES + FABRICS) * 0.78, rng.uniform(0.3, 0.6)
+    light, dark, size = (
+        pick_colour(rng, PLASTERS),
+        pick_colour(rng, STONES + FABRICS) * 0.78,
+        rng.uniform(0.3, 0.6),
+    )
     wave = np.sin(np.pi * y / size) * np.sin(np.pi * x / size)
     mix = np.clip(0.5 + wave * 4, 0, 1)[..., None]
     return light * mix + dark * (1 - mix)
 
 
 def _stripes(rng: np.random.Generator, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    base, period = _pick(rng, PLASTERS), rng.uniform(0.25, 0.7)
+    base, period = pick_colour(rng, PLASTERS), rng.uniform(0.25, 0.7)
     other = base * rng.uniform(0.74, 0.88) + rng.uniform(-12, 12, 3)
     mix = np.clip(0.5 + 3 * np.sin(2 * np.pi * x / period), 0, 1)[..., None]
     return base * mix + other * (1 - mix)
 
 
 def _carpet(rng: np.random.Generator, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    colour = _pick(rng, FABRICS)
-    cloud = smooth_noise(rng, *y.shape, np.ptp(y) / 0.5, np.ptp(x) / 0.5)
-    fine = smooth_noise(rng, *y.shape, np.ptp(y) / 0.07, np.ptp(x) / 0.07)
+    colour = pick_colour(rng, FABRICS)
+    cloud = _noise(rng, y, x, 0.5, 0.5)
+    fine = _noise(rng, y, x, 0.07, 0.07)
     return _shade(colour, 1 + 0.06 * cloud + 0.06 * fine)
 
 
-def _two_tone(rng: np.random.Generator, y: np.ndarray, x: np.ndarray, palette: tuple, patch: float, fine: float,
-              amount: float) -> np.ndarray:
-    first, second = _pick(rng, palette), _pick(rng, palette)
-    mix = np.clip(0.5 + 0.6 * smooth_noise(rng, *y.shape, np.ptp(y) / patch, np.ptp(x) / patch), 0, 1)[..., None]
-    detail = smooth_noise(rng, *y.shape, np.ptp(y) / fine, np.ptp(x) / fine)
+def _two_tone(
+    rng: np.random.Generator,
+    y: np.ndarray,
+    x: np.ndarray,
+    palette: tuple,
+    patch: float,
+    fine: float,
+    amount: float,
+) -> np.ndarray:
+    first, second = pick_colour(rng, palette), pick_colour(rng, palette)
+    mix = np.clip(0.5 + 0.6 * _noise(rng, y, x, patch, patch), 0, 1)[..., None]
+    detail = _noise(rng, y, x, fine, fine)
     return (first * mix + second * (1 - mix)) * (1 + amount * detail)[..., None]
 
 
@@ -157,19 +211,30 @@ def _concrete(rng: np.random.Generator, y: np.ndarray, x: np.ndarray) -> np.ndar
 
 
 def _paving(rng: np.random.Generator, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    colour, size = _pick(rng, STONES), rng.uniform(0.45, 0.9)
+    colour, size = pick_colour(rng, STONES), rng.uniform(0.45, 0.9)
     row = np.floor(y / size)
     along = x + (row % 2) * size * 0.5
     tone = _cells(rng, row, np.floor(along / (1.5 * size)))
     lines = np.minimum(_edge(y, size, 0.06), _edge(along, 1.5 * size, 0.06))
-    cloud = smooth_noise(rng, *y.shape, np.ptp(y) / 0.25, np.ptp(x) / 0.25)
+    cloud = _noise(rng, y, x, 0.25, 0.25)
     return _shade(colour, (1 + 0.09 * tone + 0.04 * cloud) * (0.7 + 0.3 * lines))
 
 
 PATTERNS: dict[str, Callable[[np.random.Generator, np.ndarray, np.ndarray], np.ndarray]] = {
-    "planks": _planks, "wood": _wood, "tiles": _tiles, "plaster": _plaster, "bricks": _bricks, "checks": _checks,
-    "stripes": _stripes, "carpet": _carpet, "grass": _grass, "hedge": _hedge, "gravel": _gravel,
-    "dirt": _dirt, "concrete": _concrete, "paving": _paving,
+    "planks": _planks,
+    "wood": _wood,
+    "tiles": _tiles,
+    "plaster": _plaster,
+    "bricks": _bricks,
+    "checks": _checks,
+    "stripes": _stripes,
+    "carpet": _carpet,
+    "grass": _grass,
+    "hedge": _hedge,
+    "gravel": _gravel,
+    "dirt": _dirt,
+    "concrete": _concrete,
+    "paving": _paving,
 }
 
 
@@ -186,6 +251,9 @@ def draw_texture(texture_id: str, size_y: float, size_x: float, pixels_per_metre
 
     Args:
         texture_id: `kind-NN` of `PATTERNS`, or `photo:NAME` for a photographed surface.
+        size_y: extent downwards, metres.
+        size_x: extent to the right, metres.
+        pixels_per_metre: how fine to paint.
 
     Returns:
         float32 [H, W, 3] in 0..255, row 0 at the top.
@@ -200,7 +268,9 @@ def draw_texture(texture_id: str, size_y: float, size_x: float, pixels_per_metre
 def _photo_surface(name: str, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Tile a grey CC0 surface photograph, mirrored at its borders, tinted and softened."""
     photo = load_photo(name)
-    small = np.asarray(Image.fromarray(photo).resize((128, 128), Image.Resampling.BOX), dtype=np.float32).mean(-1)
+    small = np.asarray(
+        Image.fromarray(photo).resize((128, 128), Image.Resampling.BOX), dtype=np.float32
+    ).mean(-1)
     tile = np.block([[small, small[:, ::-1]], [small[::-1], small[::-1, ::-1]]])
     scale = 128 / 2.2  # the photograph covers 2.2 m
     picture = tile[(y * scale).astype(int) % 256, (x * scale).astype(int) % 256]

@@ -1,0 +1,224 @@
+"""Furniture and clutter: what a scene can hold, and where it stands. Pure data.
+
+Walls are counted 0: +x, 1: +y, 2: -x, 3: -y.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+
+from spatia_env.sim import assets
+
+CORRIDOR_LENGTH = 2.1  # metres kept free in front of the first camera
+CORRIDOR_HALF_WIDTH = 0.55
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """A piece of furniture or clutter standing on the floor; sizes in metres, yaw in radians."""
+
+    kind: str
+    x: float
+    y: float
+    yaw: float
+    size: tuple[float, float, float]
+    texture: str
+    colour: tuple[float, float, float]
+    mass: float = 0.0
+    word: str = ""
+
+    @property
+    def radius(self) -> float:
+        """Radius of the circle around its footprint."""
+        return math.hypot(self.size[0], self.size[1]) / 2
+
+
+INDOOR = {
+    "table": 2.0,
+    "chair": 1.5,
+    "shelf": 1.2,
+    "cabinet": 1.5,
+    "crate": 3.0,
+    "barrel": 1.5,
+    "ball": 0.8,
+    "mesh": 1.6,
+    "blob": 1.2,
+    "plant": 0.8,
+}
+OUTDOOR = {
+    "bench": 1.5,
+    "crate": 2.0,
+    "tree": 2.0,
+    "planter": 1.5,
+    "barrel": 1.5,
+    "boulder": 2.0,
+    "table": 0.8,
+    "ball": 0.4,
+    "mesh": 0.6,
+}
+WORDS = {
+    "table": "table",
+    "chair": "chair",
+    "shelf": "shelf",
+    "cabinet": "cabinet",
+    "crate": "box",
+    "barrel": "drum",
+    "ball": "ball",
+    "blob": "sculpture",
+    "plant": "plant",
+    "bench": "bench",
+    "tree": "tree",
+    "planter": "planter",
+    "boulder": "boulder",
+}
+MESH_WORDS = {"mug": "mug", "torus": "ring", "bunny": "rabbit figure", "lego": "toy brick", "prism": "wedge"}
+MUTED = (
+    (0.62, 0.56, 0.48),
+    (0.48, 0.53, 0.58),
+    (0.56, 0.48, 0.46),
+    (0.5, 0.55, 0.48),
+    (0.66, 0.64, 0.6),
+    (0.42, 0.42, 0.46),
+    (0.6, 0.52, 0.56),
+    (0.44, 0.5, 0.5),
+    (0.7, 0.64, 0.54),
+)
+
+
+def draw_items(
+    rng: np.random.Generator,
+    split: str,
+    outdoor: bool,
+    size: tuple[float, float, float],
+    eye: tuple[float, float, float],
+    yaw: float,
+) -> tuple[Item, ...]:
+    """Furniture and clutter that do not overlap and leave the space before the first camera free.
+
+    Args:
+        rng: draws everything.
+        split: whose textures and meshes to use.
+        outdoor: a yard or a room.
+        size: of the scene, metres.
+        eye: of the first camera.
+        yaw: of the first camera, radians.
+    """
+    weights = OUTDOOR if outdoor else INDOOR
+    kinds, p = list(weights), np.array(list(weights.values())) / sum(weights.values())
+    wanted = int(rng.integers(4, 9)) if outdoor else int(rng.integers(3, 8))
+    items: list[Item] = []
+    for _ in range(200):
+        if len(items) == wanted:
+            break
+        item = _draw_item(rng, split, kinds[int(rng.choice(len(kinds), p=p))])
+        placed = _place(rng, item, size, eye, yaw)
+        if placed is not None and all(
+            math.hypot(placed.x - o.x, placed.y - o.y) > placed.radius + o.radius + 0.08 for o in items
+        ):
+            items.append(placed)
+    return tuple(items)
+
+
+def _draw_item(rng: np.random.Generator, split: str, kind: str) -> Item:
+    u = rng.uniform
+    sizes = {
+        "table": (u(0.8, 1.4), u(0.6, 0.9), u(0.6, 0.8)),
+        "chair": (0.45, 0.45, u(0.8, 1.0)),
+        "shelf": (u(0.7, 1.1), 0.34, u(1.3, 2.0)),
+        "cabinet": (u(0.5, 1.1), u(0.4, 0.55), u(0.6, 1.5)),
+        "crate": (u(0.3, 0.7), u(0.3, 0.6), u(0.25, 0.7)),
+        "bench": (u(1.0, 1.5), 0.42, 0.48),
+        "planter": (u(0.5, 0.9), u(0.4, 0.6), u(0.6, 1.0)),
+    }
+    round_sizes = {
+        "barrel": (u(0.34, 0.6), u(0.5, 0.95)),
+        "ball": (u(0.28, 0.5), 0),
+        "blob": (0.5, u(0.4, 0.7)),
+        "plant": (u(0.5, 0.8), u(0.8, 1.4)),
+        "tree": (u(1.0, 1.6), u(2.0, 3.0)),
+        "boulder": (u(0.5, 1.0), u(0.35, 0.8)),
+        "mesh": (0.6, u(0.9, 1.3)),
+    }
+    texture_kind = {
+        "table": "wood",
+        "chair": "wood",
+        "shelf": "wood",
+        "cabinet": "wood",
+        "crate": "planks",
+        "bench": "wood",
+        "planter": "bricks",
+        "barrel": "stripes",
+        "ball": "stripes",
+        "tree": "hedge",
+        "plant": "hedge",
+        "boulder": "concrete",
+    }.get(kind, "concrete")
+    if kind in ("crate", "cabinet") and rng.random() < 0.5:
+        texture_kind = ("plaster", "checks", "stripes")[int(rng.integers(3))]
+    ids = assets.texture_ids(texture_kind, split)
+    texture = ids[int(rng.integers(len(ids)))]
+    r, g, b = np.clip(np.array(MUTED[int(rng.integers(len(MUTED)))]) * u(0.8, 1.15), 0, 0.8).tolist()
+    mass = {"crate": 6.0, "ball": 1.5, "blob": 4.0, "mesh": 4.0, "chair": 5.0}.get(kind, 0.0)
+    word = WORDS.get(kind, "")
+    if kind in sizes:
+        w, d, h = sizes[kind]
+        size = (float(w), float(d), float(h))
+    else:
+        width, height = round_sizes[kind]
+        size = (float(width), float(width), float(width if kind == "ball" else height))
+    if kind in ("blob", "boulder"):
+        numbers = assets.BLOB_RANGES[split]
+        texture = f"blob-{numbers[int(rng.integers(len(numbers)))]:03d}"
+    if kind == "mesh":
+        names = assets.STATIC_MESHES[split]
+        texture = names[int(rng.integers(len(names)))]
+        word = MESH_WORDS[texture]
+    return Item(kind, 0.0, 0.0, float(u(-math.pi, math.pi)), size, texture, (r, g, b), mass, word)
+
+
+AGAINST_WALL = ("shelf", "cabinet", "bench", "planter")
+
+
+def _place(
+    rng: np.random.Generator,
+    item: Item,
+    size: tuple[float, float, float],
+    eye: tuple[float, float, float],
+    yaw: float,
+) -> Item | None:
+    """The item somewhere free of the camera's corridor, or None after a few tries."""
+    for _ in range(12):
+        if item.kind in AGAINST_WALL:
+            wall = int(rng.integers(4))
+            across = size[wall % 2] / 2 - item.size[1] / 2 - 0.04
+            room = size[1 - wall % 2] / 2 - item.size[0] / 2 - 0.1
+            along, sign = rng.uniform(-room, room), 1 if wall < 2 else -1
+            x, y = (sign * across, along) if wall % 2 == 0 else (along, sign * across)
+            turn = (-math.pi / 2, 0.0, math.pi / 2, math.pi)[wall]  # the back (local +y) to the wall
+        else:
+            reach = item.radius + 0.08
+            if rng.random() < 0.7:  # most of them where the first camera looks
+                distance, bearing = rng.uniform(1.6, 4.5), yaw + rng.uniform(-0.6, 0.6)
+                x, y = eye[0] + distance * math.cos(bearing), eye[1] + distance * math.sin(bearing)
+            else:
+                x, y = rng.uniform(-0.5, 0.5) * size[0], rng.uniform(-0.5, 0.5) * size[1]
+            if abs(x) > size[0] / 2 - reach or abs(y) > size[1] / 2 - reach:
+                continue
+            turn = item.yaw
+        placed = dataclasses.replace(item, x=float(x), y=float(y), yaw=float(turn))
+        if _clear_of_camera(placed, eye, yaw):
+            return placed
+    return None
+
+
+def _clear_of_camera(item: Item, eye: tuple[float, float, float], yaw: float) -> bool:
+    dx, dy = item.x - eye[0], item.y - eye[1]
+    ahead = dx * math.cos(yaw) + dy * math.sin(yaw)
+    side = -dx * math.sin(yaw) + dy * math.cos(yaw)
+    if math.hypot(dx, dy) < 1.0 + item.radius:
+        return False
+    inside = -0.5 < ahead < CORRIDOR_LENGTH + item.radius and abs(side) < CORRIDOR_HALF_WIDTH + item.radius
+    return not inside
