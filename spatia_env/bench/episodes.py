@@ -150,6 +150,12 @@ def gentle_path(c2w: Tensor, rng: np.random.Generator, clips: int = 1) -> Tensor
     return poses[1:]
 
 
+def turning_path(scene: SimScene, c2w: Tensor, rng: np.random.Generator) -> Tensor:
+    """Poses [16, 4, 4] after `c2w` [4, 4]: a turn of 16 to 28 degrees, then a gentle one."""
+    _, turn = _free_twist(scene, rng, c2w, "turn", 0.0)
+    return torch.cat([turn, gentle_path(turn[-1], rng)])
+
+
 def _start(scene: SimScene) -> Tensor:
     return torch.from_numpy(np.array(scene.initial_c2w, dtype=np.float32))[None]
 

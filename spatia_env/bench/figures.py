@@ -267,6 +267,13 @@ FIGURES: tuple[Figure, ...] = (
         _gain("walk", "memory-render-only", "psnr_observed"),
     ),
     Figure(
+        "all_gain_over_memory_filled",
+        "all pixels, above the memory's render with its holes filled",
+        "dB",
+        "walk",
+        _gain("walk", "memory-filled", "psnr_all"),
+    ),
+    Figure(
         "all_gain_over_no_references",
         "all pixels, above the row without references",
         "dB",
@@ -324,6 +331,13 @@ FIGURES: tuple[Figure, ...] = (
         "",
         "events",
         lambda results: results.events("default", ("condition", "ending")),
+    ),
+    Figure(
+        "detector_false",
+        "clips of the simulator in which the judges see an event though there is none",
+        "",
+        "events",
+        lambda results: results.false_events("oracle"),
     ),
     Figure(
         "zero_move_step_psnr",

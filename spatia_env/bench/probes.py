@@ -1,23 +1,26 @@
 """Suites about parts: the renderer, the autoencoder, what leaks into the map, and time."""
 
+from dataclasses import astuple, dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from spatia_env.bench import metrics
-from spatia_env.bench.episodes import FRAMES, generator, gentle_path
+from spatia_env.bench.episodes import FRAMES, generator, turning_path
 from spatia_env.bench.quality import Context, Measured
 from spatia_env.bench.rows import ROWS, Row
 from spatia_env.memory.scene import SceneMemory
 from spatia_env.sim.scenes import FRAME_SECONDS, SimScene
+from spatia_env.slam.geometry import static_weight
+from spatia_env.vocabulary import EVENTS
 
 PHOTOGRAPHS = ("chelsea", "moon", "motorcycle_left", "retina")
-"""Pictures of the scikit-image wheel that no split trains on: a cat, the moon, a motorcycle, a retina. CC0 or
-public domain, as scikit-image states."""
+"""Pictures in the scikit-image wheel that no split trains on: a cat, the moon, a motorcycle, a retina. They are
+read from the installed wheel; none is shipped."""
 CROPS = 5
 LEAKAGE_EVENTS = 4
 """Movers a scene; over twelve scenes every mover gets its turn."""
-LEAKAGE_CLIPS = 2
 GHOST_LEVEL = 0.5
 """A point lies on a mover when more than this share of what was written into it came from mover pixels."""
 TIMED_STEPS = 4
@@ -107,81 +110,84 @@ def photograph_crops(name: str, size: tuple[int, int]) -> np.ndarray:
     return np.stack([np.asarray(crop) for crop in crops[:CROPS]])
 
 
-# -- leakage
-# ----------------------------------------------------------------------------------------------------
+# -- leakage ----------------------------------------------------------------------------------------------------
 
 
 def measure_leakage(context: Context, scene: int, row: Row) -> Measured:
-    """True frames with movers through our own geometry and masks: how much of the map lies on movers."""
-    from spatia_env.vocabulary import EVENTS
-
+    """True frames with movers through our own geometry and masks: how much of what is written lies on movers."""
     movers = [event.name for event in EVENTS if event.kind == "mover"]
     rng = generator(scene, "leakage")
-    first = int(rng.integers(len(movers)))
-    names = [movers[(first + 3 * i) % len(movers)] for i in range(LEAKAGE_EVENTS)]
-    counts = np.zeros(6)
+    names = [movers[(scene + 3 * i) % len(movers)] for i in range(LEAKAGE_EVENTS)]
+    total = Leak()
     with SimScene(scene) as simulated:
         for name in names:
-            counts += leakage_of(context, simulated, name, rng)
+            total = total + leak_of(context, simulated, name, rng)
             simulated.remove_movers()
-    added, ghosts, pixels, wrong, naive_added, naive_ghosts = counts.tolist()
     return Measured(
         {
-            "points": added,
-            "ghosts": ghosts,
-            "leakage": ghosts / max(added, 1.0),
-            "leakage_pixels": wrong / max(pixels, 1.0),
-            "leakage_no_filter": naive_ghosts / max(naive_added, 1.0),
+            "points": total.points,
+            "ghosts": total.ghosts,
+            "leakage": total.ghosts / max(total.points, 1),
+            "leakage_pixels": total.wrong_pixels / max(total.pixels, 1),
+            "leakage_no_filter": total.naive_ghosts / max(total.naive_points, 1),
             "events": names,
         }
     )
 
 
-def leakage_of(context: Context, simulated: SimScene, event: str, rng: np.random.Generator) -> np.ndarray:
-    """Counts of one mover's clips: points added, those on movers, pixels written, those on movers, and
-    (points
-    added, points on movers) without any mask, in the order of `measure_leakage`.
-    """
-    from spatia_env.slam.geometry import static_weight
+@dataclass(frozen=True)
+class Leak:
+    """Counts: points added and those on movers, with our masks and without any; pixels written, those on movers."""
 
+    points: int = 0
+    ghosts: int = 0
+    naive_points: int = 0
+    naive_ghosts: int = 0
+    pixels: int = 0
+    wrong_pixels: int = 0
+
+    def __add__(self, other: "Leak") -> "Leak":
+        return Leak(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+
+def leak_of(context: Context, simulated: SimScene, event: str, rng: np.random.Generator) -> Leak:
+    """One mover: the camera turns to where it is, so that it stands before surface the map has not seen yet."""
     size = context.size
     estimator = context.players.env(ROWS["default"]).unwrapped.estimator
     start = torch.from_numpy(np.array(simulated.initial_c2w, np.float32))
     K = torch.from_numpy(np.asarray(simulated.K(*size), np.float32))
     shot = simulated.render(start.numpy(), *size)
-    rgb, depth = _rgb(shot.rgb[None]), torch.from_numpy(shot.depth)[None]
-    memory, _ = SceneMemory().update(rgb, depth, (depth > 0).float(), start[None], K, 0)
-    # The same map with other colours: white where a pixel shows a mover. Positions, weights and carving do
-    # not
+    depth = torch.from_numpy(shot.depth)[None]
+    written = (depth, (depth > 0).float(), start[None], K, 0)
+    memory, _ = SceneMemory().update(_rgb(shot.rgb[None]), *written)
+    # The same map in other colours: white where a pixel shows a mover. Positions, weights and carving do not
     # depend on colours, so this map says exactly which points came from movers.
-    tagged, _ = SceneMemory().update(torch.zeros_like(rgb), depth, (depth > 0).float(), start[None], K, 0)
-    naive, counts = tagged, np.zeros(6)
-    simulated.start_event(event, start.numpy(), rng)
-    path = gentle_path(start, rng, LEAKAGE_CLIPS)
-    for step in range(LEAKAGE_CLIPS):
-        poses = path[FRAMES * step : FRAMES * (step + 1)]
-        shots = []
-        for pose in poses.numpy():
-            simulated.advance(FRAME_SECONDS)
-            shots.append(simulated.render(pose, *size))
-        rgb, dynamic = (
-            _rgb(np.stack([s.rgb for s in shots])),
-            torch.from_numpy(np.stack([s.dynamic for s in shots])),
-        )
+    tagged, _ = SceneMemory().update(torch.zeros(1, 3, *size), *written)
+    naive, leak = tagged, Leak()
+    path = turning_path(simulated, start, rng)
+    simulated.start_event(event, path[FRAMES - 1].numpy(), rng)
+    for step in range(1, 1 + len(path) // FRAMES):
+        poses = path[FRAMES * (step - 1) : FRAMES * step]
+        rgb, dynamic = _act(simulated, poses, size)
         view = memory.render(poses, K, *size)
         geometry = estimator(rgb, poses, K, view.rgb, view.depth, view.known)
-        weight = static_weight(geometry)
+        weight, everything = static_weight(geometry), (geometry.depth > 0).float()
         tag = dynamic.float()[:, None].expand(-1, 3, -1, -1)
-        memory, _ = memory.update(rgb, geometry.depth, weight, poses, K, step + 1, view.known)
-        tagged, _ = tagged.update(tag, geometry.depth, weight, poses, K, step + 1, view.known)
-        naive, _ = naive.update(
-            tag, geometry.depth, (geometry.depth > 0).float(), poses, K, step + 1, view.known
-        )
-        added, ghosts = ghost_points(tagged, step + 1)
-        all_added, all_ghosts = ghost_points(naive, step + 1)
-        written = weight > 0
-        counts += [added, ghosts, int(written.sum()), int((written & dynamic).sum()), all_added, all_ghosts]
-    return counts
+        memory, _ = memory.update(rgb, geometry.depth, weight, poses, K, step, view.known)
+        tagged, _ = tagged.update(tag, geometry.depth, weight, poses, K, step, view.known)
+        naive, _ = naive.update(tag, geometry.depth, everything, poses, K, step, view.known)
+        pixels = (int((weight > 0).sum()), int(((weight > 0) & dynamic).sum()))
+        leak = leak + Leak(*ghost_points(tagged, step), *ghost_points(naive, step), *pixels)
+    return leak
+
+
+def _act(simulated: SimScene, poses: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Let time pass along poses [T, 4, 4]: frames [T, 3, H, W] in [0, 1] and which pixels move [T, H, W]."""
+    shots = []
+    for pose in poses.numpy():
+        simulated.advance(FRAME_SECONDS)
+        shots.append(simulated.render(pose, *size))
+    return _rgb(np.stack([s.rgb for s in shots])), torch.from_numpy(np.stack([s.dynamic for s in shots]))
 
 
 def ghost_points(tagged: SceneMemory, step: int) -> tuple[int, int]:

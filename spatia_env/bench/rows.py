@@ -7,7 +7,7 @@ picture (with or without its depth) and nothing else of the truth. `oracle`, `me
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import gymnasium as gym
 import numpy as np
 import torch
+from scipy.ndimage import distance_transform_edt
 
 from spatia_env.bench.episodes import FRAMES, Truth
 from spatia_env.errors import ActionError
@@ -64,6 +65,10 @@ ROWS: Mapping[str, Row] = MappingProxyType(
             Row(
                 "memory-render-only",
                 "the start picture's points rendered along the path, holes left, no model",
+            ),
+            Row(
+                "memory-filled",
+                "the same, its holes filled with the nearest known colour and depth, no model",
             ),
             Row("frozen-frame", "the start picture and its depth, for ever: the floor"),
         )
@@ -133,7 +138,14 @@ class FrozenPlayer:
 
 
 class MemoryRenderPlayer:
-    """Renders the points of the start picture, by the memory's own renderer."""
+    """Renders the points of the start picture, by the memory's own renderer.
+
+    Args:
+        fill: Fill the holes with the nearest known pixel of the same frame.
+    """
+
+    def __init__(self, fill: bool = False) -> None:
+        self.fill = fill
 
     def start(self, truth: Truth) -> None:
         """Open the episode's scene."""
@@ -143,10 +155,24 @@ class MemoryRenderPlayer:
         self.memory, _ = SceneMemory().update(rgb, depth, (depth > 0).float(), c2w, self.K, 0)
 
     def play(self, path: np.ndarray, event: str = "") -> Clip:
-        """The map along the path, black where it has nothing."""
+        """The map along the path, black where it has nothing unless that is to be filled."""
         view = self.memory.render(torch.from_numpy(path), self.K, *self.size)
         frames = (view.rgb.movedim(1, -1) * 255).round().clamp(0, 255).byte().numpy()
-        return Clip(frames, view.depth.numpy(), view.known.numpy())
+        depth, known = view.depth.numpy(), view.known.numpy()
+        if self.fill:
+            for index in range(len(frames)):
+                rows, columns = nearest_known(known[index])
+                frames[index], depth[index] = frames[index, rows, columns], depth[index, rows, columns]
+        return Clip(frames, depth, known)
+
+
+def nearest_known(known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column [H, W] of the known pixel nearest to each pixel; its own where nothing is known [H, W]."""
+    if not known.any():
+        own = np.indices(known.shape)
+        return own[0], own[1]
+    nearest = distance_transform_edt(~known, return_distances=False, return_indices=True)
+    return nearest[0], nearest[1]
 
 
 class EnvPlayer:
@@ -237,11 +263,13 @@ class Players:
         """The player of a row."""
         if row.env is not None:
             return self.env(row)
-        makers: dict[str, type] = {
-            "oracle": OraclePlayer, "frozen-frame": FrozenPlayer, "memory-render-only": MemoryRenderPlayer,
-        }  # fmt: skip
-        player: Player = makers[row.name]()
-        return player
+        makers: dict[str, Callable[[], Player]] = {
+            "oracle": OraclePlayer,
+            "frozen-frame": FrozenPlayer,
+            "memory-render-only": MemoryRenderPlayer,
+            "memory-filled": lambda: MemoryRenderPlayer(fill=True),
+        }
+        return makers[row.name]()
 
     def env(self, row: Row, timed: bool = False) -> EnvPlayer:
         """The environment of a row; `timed` asks for seconds per stage and leaves the debug pictures out."""

@@ -20,6 +20,7 @@ _WALK_ROWS = (
     ("no-references", "no-references", "frames"),
     ("no-memory", "no-memory", "frames"),
     ("start points", "memory-render-only", "frames"),
+    ("filled", "memory-filled", "frames"),
     ("frozen", "frozen-frame", "frames"),
 )
 

@@ -23,6 +23,7 @@ PICTURE_ROWS = (
     "no-memory",
     "no-references",
     "memory-render-only",
+    "memory-filled",
     "frozen-frame",
 )
 LOOP_ROWS = tuple(name for name in PICTURE_ROWS if name != "default-picture-only")
