@@ -37,6 +37,8 @@ class DemoConfig:
     """Seed of the environment."""
     model: str | None = None
     """Checkpoint: a name or a folder; the embedded one by default."""
+    size: tuple[int, int] | None = None
+    """Height and width of the frames, pixels; the environment's own by default."""
     fps: float = 8.0
     """Frames a second of the film."""
     scale: int = 3
@@ -115,7 +117,8 @@ def _scene(config: DemoConfig) -> int | str:
 
 
 def _make(config: DemoConfig) -> gym.Env:
-    options: dict[str, Any] = {} if config.model is None else {"model": config.model}
+    given = {"model": config.model, "size": config.size}
+    options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     return gym.make("spatia_env:Spatia-v0", debug=True, **options)
 
 

@@ -36,6 +36,8 @@ class RolloutConfig:
     """Folder to write to."""
     model: str | None = None
     """Checkpoint: a name or a folder; the embedded one by default."""
+    size: tuple[int, int] | None = None
+    """Height and width of the frames, pixels; the environment's own by default."""
     seed: int = 0
     """Seed of the environment."""
     max_frames: int | None = None
@@ -73,7 +75,8 @@ def run_rollout(config: RolloutConfig) -> dict[str, Any]:
     path = case.path[: config.max_frames]
     if len(path) < 2:
         raise CaseError(f"{config.case}/w2c.txt: leaves no pose to go to; the first is the picture's own.")
-    options: dict[str, Any] = {} if config.model is None else {"model": config.model}
+    given = {"model": config.model, "size": config.size}
+    options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     # The length of the walk is the case's; the time limit of the id does not cut it.
     env = gym.make("spatia_env:SpatiaPath-v0", max_episode_steps=-1, **options)
     config.out.mkdir(parents=True, exist_ok=True)

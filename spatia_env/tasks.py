@@ -110,7 +110,7 @@ class Explore:
     def evaluate(self, context: TaskContext) -> TaskResult:
         """Score the surface this step added."""
         gained = min(max(context.growth_area, 0.0) / self.area_scale, self.limit)
-        return TaskResult({"new_surface": self.weight * gained, "time": -self.step_cost})
+        return TaskResult({"new_surface": self.weight * gained, "time": 0.0 - self.step_cost})
 
 
 @dataclass

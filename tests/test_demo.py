@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from contract_env import ContractEnv, H, T, W
-from spatia_env import demo
+from spatia_env import cli, demo
 from spatia_env.actions import decode_camera
 from spatia_env.demo import DemoConfig, plan, run_demo, simulate
 from spatia_env.poses import rigid_problem, se3_exp
@@ -60,3 +60,13 @@ def test_the_simulator_is_drawn_along_the_same_path():
     clips = simulate(3, [np.stack([start] * 2), np.stack([start] * 3)], ["", ""], (48, 64))
     assert [clip.shape for clip in clips] == [(2, 48, 64, 3), (3, 48, 64, 3)]
     assert all(np.array_equal(frame, expected) for clip in clips for frame in clip)
+
+
+@pytest.mark.slow
+def test_demo_for_real(tmp_path):
+    assert cli.main(["demo", "--out", str(tmp_path)]) == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["steps"] == len(plan(DemoConfig().events)) and summary["points"] > 1000
+    assert summary["checkpoint"].startswith("spatia-tiny")
+    assert (tmp_path / "world.ply").read_bytes().startswith(b"ply")
+    assert read_video(tmp_path / "walk.mp4").shape[0] == 1 + 8 * summary["steps"]

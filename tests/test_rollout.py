@@ -2,11 +2,13 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from contract_env import ContractEnv, T
-from spatia_env import rollout
+from spatia_env import cli, rollout
 from spatia_env.cases import read_case, write_poses
 from spatia_env.errors import CaseError
+from spatia_env.pictures import fit_image
 from spatia_env.poses import invert, path_of_twist
 from spatia_env.rollout import RolloutConfig, clips_of, run_rollout
 from spatia_env.video import read_video
@@ -88,3 +90,21 @@ def test_a_failed_rollout_leaves_no_film(tmp_path, made, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run_rollout(RolloutConfig(tmp_path / "case", tmp_path / "out"))
     assert not list((tmp_path / "out").glob("*")) and not list((tmp_path / "out").glob(".*"))
+
+
+def test_rollout_for_real(tmp_path, capsys):
+    c2w = write_case(tmp_path / "case", 11)
+    mask = np.zeros((60, 96), np.uint8)
+    mask[:, :30] = 255
+    Image.fromarray(mask).save(tmp_path / "case" / "mask.png")
+    arguments = ["--case", str(tmp_path / "case"), "--out", str(tmp_path / "out"), "--size", "64", "96"]
+    assert cli.main(["rollout", *arguments]) == 0
+    assert "11 frames in 2 clips" in capsys.readouterr().out
+    poses = [json.loads(line) for line in (tmp_path / "out" / "poses.txt").read_text().splitlines()]
+    np.testing.assert_allclose(poses, invert(c2w[0]) @ c2w, atol=1e-4)
+    film = read_video(tmp_path / "out" / "rollout.mp4")
+    assert film.shape == (11, 64, 96, 3)
+    # The film begins with the picture of the case.
+    first, _ = fit_image(read_case(tmp_path / "case").image, 64, 96)
+    assert np.abs(film[0].astype(int) - first).mean() < 12
+    assert (tmp_path / "out" / "world.ply").read_bytes().startswith(b"ply")
