@@ -111,11 +111,11 @@ class Evidence:
     @functools.cached_property
     def _new(self) -> dict[str, np.ndarray]:
         """Per colour, masks [T, H, W] of what was not there before."""
-        classes = _colour_classes(self.clip, 0.55 if self.expected is not None else 0.68)
+        classes = _colour_classes(self.clip, 0.62 if self.expected is not None else 0.68)
         masks = {colour: classes == i for i, colour in enumerate(COLOURS)}
         masks["black"] = self._new_dark()
         if self.expected is not None:
-            old = _colour_classes(self.expected, 0.45)
+            old = _colour_classes(self.expected, 0.62)
             # Pixels that only a moved edge explains: the expected colour is near by.
             for i, colour in enumerate(COLOURS):
                 masks[colour] &= ~ndimage.binary_dilation(old == i, np.ones((1, 5, 5)))
