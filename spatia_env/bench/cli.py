@@ -2,7 +2,8 @@
 
 import tyro
 
-from spatia_env.bench.core import BenchConfig, run_bench
+from spatia_env.bench.config import BenchConfig
+from spatia_env.bench.core import run_bench
 from spatia_env.bench.report import summary_lines
 
 

@@ -4,97 +4,24 @@ A unit that is there and was made by the same code, checkpoint and settings is n
 raised is a result too: it counts as the worst score, is listed, and is tried again by the next run.
 """
 
-import hashlib
 import json
 import os
-import platform
 import time
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import torch
-import tyro
 from tqdm import tqdm
 
-import spatia_env
+from spatia_env.bench.config import DEV_SEEDS, BenchConfig
+from spatia_env.bench.happenings import tasks
+from spatia_env.bench.provenance import code_hash, fingerprint, origin
 from spatia_env.bench.quality import Context
 from spatia_env.bench.rows import ROWS, Players, check_frames
 from spatia_env.bench.suites import SUITES, Suite
 from spatia_env.errors import ActionError
-
-PROTOCOL = 1
-"""Changes whenever units of before can no longer be compared."""
-DEV_SEEDS = range(10_000, 11_000)
-SMOKE_EVENTS = ("red_ball_rolls", "night")
-_UNMEASURED = ("cli.py", "demo.py", "rollout.py", "info.py", "train", "viewer")
-_REPORTING = (
-    "core.py",
-    "cli.py",
-    "figures.py",
-    "results.py",
-    "statistics.py",
-    "report.py",
-    "sheets.py",
-    "plots.py",
-    "detector_check.py",
-)
-
-
-@dataclass(frozen=True)
-class BenchConfig:
-    """Measure against the simulator's ground truth; writes results.json, table.md, plots and sheets."""
-
-    suite: tyro.conf.Positional[Literal["core", "smoke"]] = "core"
-    """core: the table of the README (about 20 minutes on 2 cores); smoke: the same at one scene and two
-    events
-    """
-    out: Path = Path("out/bench/core")
-    """folder to write to; a run that was interrupted goes on where it was"""
-    first_seed: int = DEV_SEEDS.start
-    """first dev seed (10000-10999)"""
-    scenes: int | None = None
-    """how many scenes; 12 for core, 1 for smoke"""
-    only: tuple[str, ...] = ()
-    """only these suites (renderer autoencoder photographs walk loop zero leakage events time)"""
-    rows: tuple[str, ...] = ()
-    """only these rows"""
-    events: tuple[str, ...] = ()
-    """only these events, by name; all for core, two for smoke"""
-    size: tuple[int, int] = (128, 128)
-    """height and width in pixels"""
-    model: str | None = None
-    """checkpoint: a name or a folder; the packaged one by default"""
-    plots: bool = True
-    """draw plots and contact sheets"""
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """The scene seeds."""
-        count = self.scenes if self.scenes is not None else {"core": 12, "smoke": 1}[self.suite]
-        return tuple(range(self.first_seed, self.first_seed + count))
-
-    @property
-    def event_names(self) -> tuple[str, ...]:
-        """The events that are asked for; empty for all."""
-        return self.events or (SMOKE_EVENTS if self.suite == "smoke" else ())
-
-    @property
-    def command(self) -> str:
-        """What to type to get this again."""
-        parts = ["spatia bench", self.suite, "--out", str(self.out)]
-        if self.first_seed != DEV_SEEDS.start:
-            parts += ["--first-seed", str(self.first_seed)]
-        if self.scenes is not None:
-            parts += ["--scenes", str(self.scenes)]
-        for name in ("only", "rows", "events"):
-            if getattr(self, name):
-                parts += [f"--{name}", *getattr(self, name)]
-        if self.size != (128, 128):
-            parts += ["--size", *map(str, self.size)]
-        return " ".join(parts + (["--model", self.model] if self.model else []))
 
 
 @dataclass(frozen=True)
@@ -176,8 +103,6 @@ def _check(config: BenchConfig) -> None:
             f"bench {config.suite}: scenes {config.seeds[:1]} to {config.seeds[-1:]} are not dev seeds "
             f"({DEV_SEEDS.start}-{DEV_SEEDS.stop - 1}); test seeds are kept for the full benchmark."
         )
-    from spatia_env.bench.happenings import tasks
-
     tasks(config.event_names)
     for name, given, known in (("--only", config.only, SUITES), ("--rows", config.rows, ROWS)):
         unknown = sorted(set(given) - set(known))
@@ -256,60 +181,25 @@ def write_json(path: Path, value: Any) -> None:
 
 def fingerprint_of(config: BenchConfig, job: Job, checkpoint: str, code: str) -> str:
     """A hash of everything that decides a unit."""
-    decides = {
-        "protocol": PROTOCOL,
-        "code": code,
-        # Ceilings and floors do not change with the checkpoint.
-        "checkpoint": checkpoint if ROWS[job.row].env is not None else "",
-        "row": ROWS[job.row].describe(),
-        "size": list(config.size),
-        "events": list(config.event_names) if job.suite.name == "events" else [],
-    }
-    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def code_hash() -> str:
-    """A hash of the package's source that takes part in a measurement (not of commands, training or
-    reporting).
-    """
-    root, digest = Path(spatia_env.__file__).parent, hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        parts = path.relative_to(root).parts
-        if parts[0] in _UNMEASURED or (parts[0] == "bench" and parts[-1] in _REPORTING):
-            continue
-        digest.update("/".join(parts).encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:12]
+    return fingerprint(
+        {
+            "code": code,
+            # Ceilings and floors do not change with the checkpoint.
+            "checkpoint": checkpoint if ROWS[job.row].env is not None else "",
+            "row": ROWS[job.row].describe(),
+            "size": list(config.size),
+            "events": list(config.event_names) if job.suite.name == "events" else [],
+        }
+    )
 
 
 def describe_run(config: BenchConfig, checkpoint: str) -> dict[str, Any]:
     """What was run, on what, with which versions."""
-    import importlib.metadata
-
-    names = ("numpy", "torch", "diffusers", "gymnasium", "pybullet", "open3d", "scipy", "scikit-image")
     return {
         "command": config.command,
         "suite": config.suite,
         "checkpoint": checkpoint,
-        "code": code_hash(),
-        "protocol": PROTOCOL,
         "seeds": list(config.seeds),
         "size": list(config.size),
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "versions": {"spatia_env": spatia_env.__version__, "python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in names},
-        "hardware": {
-            "machine": platform.machine(),
-            "processor": _processor(),
-            "cores": os.cpu_count(),
-            "torch_threads": torch.get_num_threads(),
-            "load": round(os.getloadavg()[0], 1),
-        },
+        **origin(),
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")

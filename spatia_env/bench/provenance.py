@@ -1,0 +1,75 @@
+"""Where a number comes from: code, versions, machine; and the fingerprint that decides whether a unit still holds."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import spatia_env
+
+PROTOCOL = 1
+"""Changes whenever units of before can no longer be compared."""
+PACKAGES = ("numpy", "torch", "diffusers", "gymnasium", "pybullet", "open3d", "scipy", "scikit-image")
+_UNMEASURED = ("cli.py", "demo.py", "rollout.py", "info.py", "train", "viewer")
+_REPORTING = (
+    "cli.py",
+    "config.py",
+    "core.py",
+    "detector_check.py",
+    "figures.py",
+    "plots.py",
+    "provenance.py",
+    "report.py",
+    "results.py",
+    "sheets.py",
+    "statistics.py",
+)
+
+
+def fingerprint(decides: dict[str, Any]) -> str:
+    """A hash of plain values."""
+    text = json.dumps({"protocol": PROTOCOL, **decides}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def code_hash() -> str:
+    """A hash of the package's source that takes part in a measurement (not of commands, training or reporting)."""
+    root, digest = Path(spatia_env.__file__).parent, hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        parts = path.relative_to(root).parts
+        if parts[0] in _UNMEASURED or (parts[0] == "bench" and parts[-1] in _REPORTING):
+            continue
+        digest.update("/".join(parts).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def origin() -> dict[str, Any]:
+    """Code, versions, date and hardware of a run."""
+    versions = {"spatia_env": spatia_env.__version__, "python": platform.python_version()}
+    return {
+        "code": code_hash(),
+        "protocol": PROTOCOL,
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "versions": versions | {name: importlib.metadata.version(name) for name in PACKAGES},
+        "hardware": {
+            "machine": platform.machine(),
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "torch_threads": torch.get_num_threads(),
+            "load": round(os.getloadavg()[0], 1),
+        },
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
