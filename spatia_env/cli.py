@@ -31,7 +31,7 @@ COMMANDS: dict[str, Command] = {
     "rollout": Command("spatia_env.rollout", "follow the cameras and prompts of a case folder"),
     "train": Command("spatia_env.train.cli", "train the parts of the embedded checkpoint from their seeds"),
     "bench": Command("spatia_env.bench.cli", "measure against ground truth; writes results.json and tables"),
-    "convert": Command("spatia_env.model.convert", "turn the officially released weights into one folder"),
+    "convert": Command("spatia_env.convert", "turn the officially released weights into one folder"),
     "doctor": Command("spatia_env.model.doctor", "say what this machine can run, and why not more"),
     "info": Command("spatia_env.info", "versions, ids and the embedded checkpoint"),
 }

@@ -1,7 +1,9 @@
+import ast
 import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -97,6 +99,15 @@ def test_info(capsys):
     assert set(found["ids"]) >= {"Spatia-v0", "SpatiaPath-v0", "SpatiaDiscrete-v0", "SpatiaRL-v0"}
     assert cli.main(["info"]) == 0
     assert "spatia_env:Spatia-v0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_leads_to_a_main(name):
+    """Read, not imported: some of the modules behind the verbs take seconds to load."""
+    path = Path(cli.__file__).parent.parent.joinpath(*cli.COMMANDS[name].module.split(".")).with_suffix(".py")
+    functions = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
+    (main,) = [function for function in functions if function.name == "main"]
+    assert [argument.arg for argument in main.args.args] == ["argv"]
 
 
 @pytest.mark.parametrize("name", ["demo", "rollout", "info"])
