@@ -2,7 +2,6 @@ import ast
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,15 +15,11 @@ def spatia(*args: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_help_is_quick_and_lists_every_command():
-    began = time.perf_counter()
+def test_help_lists_every_command():
     result = spatia("--help")
-    seconds = time.perf_counter() - began
     assert result.returncode == 0 and not result.stderr
     for name in cli.COMMANDS:
         assert f"\n  {name}" in result.stdout
-    # Generous for a busy machine; loading torch alone takes longer.
-    assert seconds < 3
 
 
 def test_help_loads_nothing_heavy():
