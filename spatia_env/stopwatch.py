@@ -16,10 +16,10 @@ class Stopwatch:
         self.start = time.perf_counter()
         self.stages: dict[str, float] = {}
 
-    def __call__(self, stage: str, function: Callable[..., T], *arguments: object) -> T:
-        """`function(*arguments)`, timed under `stage`."""
+    def __call__(self, stage: str, function: Callable[..., T], *arguments: object, **options: object) -> T:
+        """`function(*arguments, **options)`, timed under `stage`."""
         begin = time.perf_counter()
-        result = function(*arguments)
+        result = function(*arguments, **options)
         self.stages[stage] = self.stages.get(stage, 0.0) + time.perf_counter() - begin
         return result
 

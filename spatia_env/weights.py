@@ -25,7 +25,9 @@ def load_network(cls: type, config: dict[str, Any], path: Path) -> nn.Module:
     try:
         module = cls.from_config(config)  # type: ignore[attr-defined]
     except (TypeError, ValueError, KeyError) as cause:
-        raise CheckpointError(f"{path.parent}/config.json: {cls.__name__} refuses its config: {cause}") from cause
+        raise CheckpointError(
+            f"{path.parent}/config.json: {cls.__name__} refuses its config: {cause}"
+        ) from cause
     state = read_tensors(path)
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
@@ -79,7 +81,9 @@ def check_header(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: declares {len(tensors)} tensors; the limit is {MAX_TENSORS}.")
     total = sum(_tensor_bytes(path, name, entry) for name, entry in tensors.items())
     if total != size - 8 - length:
-        raise CheckpointError(f"{path}: declares {total} bytes of data and holds {size - 8 - length}; fetch it again.")
+        raise CheckpointError(
+            f"{path}: declares {total} bytes of data and holds {size - 8 - length}; fetch it again."
+        )
     return header
 
 
@@ -89,7 +93,9 @@ def _tensor_bytes(path: Path, name: str, entry: Any) -> int:
         begin, end = entry["data_offsets"]
         expected = math.prod(shape) * _BYTES[entry["dtype"]]
     except (KeyError, TypeError, ValueError) as cause:
-        raise CheckpointError(f"{path}: tensor {name!r} is described wrongly; fetch the file again.") from cause
+        raise CheckpointError(
+            f"{path}: tensor {name!r} is described wrongly; fetch the file again."
+        ) from cause
     if min(shape, default=0) < 0 or end - begin != expected:
         raise CheckpointError(f"{path}: tensor {name!r} declares {expected} bytes and has {end - begin}.")
     return expected

@@ -5,7 +5,7 @@ steps, and a step that fails leaves nothing half done. It knows no model and no 
 """
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from spatia_env.cameras import pose_error
+from spatia_env.ledger import Conditions, LedgerRow
 from spatia_env.memory.keyframes import Keyframe, select_references
 from spatia_env.memory.rendering import Render
 from spatia_env.memory.scene import Growth, SceneMemory
@@ -24,16 +25,6 @@ MAX_KEYFRAMES = 512
 """Oldest keyframes but the first go beyond this."""
 REVISIT_METRES, REVISIT_DEGREES = 0.05, 2.0
 """A keyframe this close to the last pose counts as the same place seen again."""
-
-
-@dataclass(frozen=True)
-class LedgerRow:
-    """One event that was asked for: at which `step`, its `text`, and the vocabulary's `name` and `kind` if any."""
-
-    step: int
-    text: str
-    name: str = ""
-    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,8 +43,12 @@ class WorldState:
     seed: int
     step: int = 0
     moving: bool = False
-    conditions: tuple[tuple[str, str], ...] = ()
-    ledger: tuple[LedgerRow, ...] = field(default_factory=tuple)
+    conditions: Conditions = ()
+    ledger: tuple[LedgerRow, ...] = ()
+
+    def step_seed(self) -> int:
+        """Seed of the next step's noise: it follows from the state, so snapshots and forks repeat exactly."""
+        return int(np.random.SeedSequence([self.seed, self.step]).generate_state(1, np.uint64)[0] >> 1)
 
 
 class World:
@@ -67,8 +62,6 @@ class World:
     def __init__(self, state: WorldState, remembers: bool = True) -> None:
         self.state = state
         self.remembers = remembers
-
-    # -- reading ------------------------------------------------------------------------------------------------
 
     @property
     def memory(self) -> SceneMemory:
@@ -84,15 +77,15 @@ class World:
         """What the map looks like along `path` [T, 4, 4] (c2w)."""
         return self.state.memory.render(path, self.state.K, *self.state.size)
 
-    def retrieve(self, path: Tensor, view: Render, count: int) -> tuple[Tensor, list[float], list[int]]:
-        """Reference frames u8 [R, H, W, 3] that overlap the path most, their scores and keyframe indices."""
+    def retrieve(self, path: Tensor, view: Render, count: int) -> tuple[Tensor, list[float]]:
+        """Reference frames u8 [R, H, W, 3] that overlap the path most, and their scores in [0, 1]."""
         keyframes = self.state.keyframes if self.remembers else ()
         # What precedes the clip is seen anyway; older pictures tell more.
         candidates = [k for k in keyframes if k.step < max(self.state.step, 1)] or list(keyframes)
         indices, scores = select_references(candidates, view, path, self.state.K, count)
         if not indices:
-            return torch.zeros(0, *self.state.size, 3, dtype=torch.uint8), [], []
-        return torch.stack([candidates[i].frame for i in indices]), scores, indices
+            return torch.zeros(0, *self.state.size, 3, dtype=torch.uint8), []
+        return torch.stack([candidates[i].frame for i in indices]), scores
 
     def revisited(self, c2w: Tensor) -> Keyframe | None:
         """The oldest keyframe of an earlier step that was taken from (nearly) this pose [4, 4], if any."""
@@ -103,8 +96,6 @@ class World:
         metres, degrees = pose_error(poses, c2w.expand_as(poses))
         near = ((metres <= REVISIT_METRES) & (degrees <= REVISIT_DEGREES)).nonzero().flatten()
         return candidates[int(near[0])] if len(near) else None
-
-    # -- writing ------------------------------------------------------------------------------------------------
 
     def remember(
         self, frames: Tensor, depth: Tensor, weight: Tensor, path: Tensor, view: Render, write: bool
@@ -143,8 +134,6 @@ class World:
     def fork(self) -> "World":
         """An independent world that shares the map until either steps."""
         return World(self.state, self.remembers)
-
-    # -- files --------------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> None:
         """Write the world into one file, atomically; blocks that an earlier save wrote are not written again."""

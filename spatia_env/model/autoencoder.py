@@ -96,7 +96,9 @@ class TinyAutoencoder(ModelMixin, ConfigMixin):
         """Raw latents [N, C, h, w] to zero mean and unit variance."""
         return (raw - self.latent_mean[:, None, None]) / self.latent_std[:, None, None]
 
-    def decode(self, latents: Tensor, scene_render: Tensor | None = None, known: Tensor | None = None) -> Tensor:
+    def decode(
+        self, latents: Tensor, scene_render: Tensor | None = None, known: Tensor | None = None
+    ) -> Tensor:
         """Frames [B, 3, T, H, W] in [-1, 1] of normalised latents [B, C, T, H/16, W/16].
 
         Args:

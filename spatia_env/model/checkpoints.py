@@ -36,7 +36,9 @@ def load_checkpoint(name: str | Path) -> Checkpoint:
         folder = PACKAGED / str(name)
     if not folder.is_dir():
         known = sorted(path.name for path in PACKAGED.iterdir() if path.is_dir()) if PACKAGED.is_dir() else []
-        raise CheckpointError(f"model {str(name)!r}: no such folder or packaged checkpoint; packaged are {known}.")
+        raise CheckpointError(
+            f"model {str(name)!r}: no such folder or packaged checkpoint; packaged are {known}."
+        )
     return _load(folder.resolve())
 
 
@@ -47,7 +49,9 @@ def _load(folder: Path) -> Checkpoint:
     from spatia_env.model.transformer import SpatiaTransformer3DModel
 
     config = read_config(folder)
-    transformer = load_network(SpatiaTransformer3DModel, config["transformer"], folder / "transformer.safetensors")
+    transformer = load_network(
+        SpatiaTransformer3DModel, config["transformer"], folder / "transformer.safetensors"
+    )
     autoencoder = load_network(TinyAutoencoder, config["autoencoder"], folder / "autoencoder.safetensors")
     pipeline = SpatiaPipeline(
         transformer, autoencoder, WordTextEncoder(), ClipShape(**config["shape"]), tuple(config["sigmas"])
@@ -62,7 +66,9 @@ def read_config(folder: Path) -> dict[str, Any]:
         CheckpointError: If it is missing, not of this format, or the folder holds Python code.
     """
     if any(folder.glob("**/*.py")):
-        raise CheckpointError(f"{folder}: holds Python files; code is never loaded from a checkpoint. Remove them.")
+        raise CheckpointError(
+            f"{folder}: holds Python files; code is never loaded from a checkpoint. Remove them."
+        )
     try:
         config = json.loads((folder / "config.json").read_text())
     except OSError as cause:

@@ -28,6 +28,11 @@ class Conditions:
     control: Tensor
 
     @property
+    def start(self) -> Tensor:
+        """Where sampling starts [B, C, T, h, w]: the latents of the render, which is the clip if nothing happens."""
+        return self.control[:, : self.preceding_latents.shape[1], self.num_preceding :]
+
+    @property
     def num_references(self) -> int:
         """Latent frames of references."""
         return self.reference_latents.shape[2]
@@ -56,7 +61,9 @@ def control_latents(preceding_latents: Tensor, render_latents: Tensor, planes: T
     The preceding frames stand for their own render, fully covered: what was seen last needs no memory.
     """
     batch, cells, _, height, width = planes.shape
-    covered = torch.ones(batch, cells, preceding_latents.shape[2], height, width, dtype=planes.dtype, device=planes.device)
+    covered = torch.ones(
+        batch, cells, preceding_latents.shape[2], height, width, dtype=planes.dtype, device=planes.device
+    )
     latents = torch.cat([preceding_latents, render_latents], dim=2)
     return torch.cat([latents, torch.cat([covered, planes], dim=2)], dim=1)
 
@@ -101,19 +108,16 @@ def sample_few_steps(
 ) -> Tensor:
     """Clean new latents in `len(sigmas)` evaluations: predict the clean clip, add less noise, repeat.
 
-    The first evaluation starts from zero (the mean of the noise) at level 1, which gives the expected clip;
+    The first evaluation, at level 1, starts from the scene render instead of noise and gives the expected clip;
     each further level makes it one particular clip. `sigmas` falls from 1.
     """
-    control = conditions.control
-    channels = conditions.preceding_latents.shape[1]
-    shape = (control.shape[0], channels, conditions.num_new, *control.shape[-2:])
-    clean = torch.zeros(shape, dtype=control.dtype, device=control.device)
+    clean = conditions.start
     for sigma in sigmas:
-        level = torch.full((shape[0],), sigma, dtype=control.dtype, device=control.device)
+        level = torch.full((len(clean),), sigma, dtype=clean.dtype, device=clean.device)
         if sigma >= 1:
-            noisy = torch.zeros_like(clean)
+            noisy = conditions.start
         else:
-            noisy = add_noise(clean, _noise(shape, generator).to(control), level)
+            noisy = add_noise(clean, _noise(tuple(clean.shape), generator).to(clean), level)
         clean = predict_clean(transformer, noisy, level, conditions)
     return clean
 

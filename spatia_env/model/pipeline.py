@@ -81,7 +81,12 @@ class SpatiaPipeline(DiffusionPipeline):
         return self.autoencoder.decode(latents, scene_render, known).clamp(-1, 1)
 
     def condition(
-        self, prompt: list[str], scene_render: Tensor, known: Tensor, reference_frames: Tensor, preceding_frames: Tensor
+        self,
+        prompt: list[str],
+        scene_render: Tensor,
+        known: Tensor,
+        reference_frames: Tensor,
+        preceding_frames: Tensor,
     ) -> Conditions:
         """Encode what the clip is conditioned on; shapes as in `__call__`."""
         height, width = scene_render.shape[-2:]

@@ -41,7 +41,9 @@ class WordTextEncoder:
     def _tokenizer(self):  # noqa: ANN202 - the class comes from the lazily imported package
         from tokenizers import Tokenizer
 
-        return Tokenizer.from_file(str(_package_folder() / "tokenizers" / "l2_supercat_tokenizer_config.json"))
+        return Tokenizer.from_file(
+            str(_package_folder() / "tokenizers" / "l2_supercat_tokenizer_config.json")
+        )
 
     @cached_property
     def _table(self) -> Tensor:
@@ -64,7 +66,9 @@ def compose_text(prompt: str, conditions: tuple[str, ...] | list[str], event: st
 def _package_folder() -> Path:
     spec = importlib.util.find_spec("wordllama")
     if spec is None or spec.origin is None:
-        raise DependencyError('the tiny text encoder needs wordllama; run `pip install "wordllama==0.4.0.post1"`.')
+        raise DependencyError(
+            'the tiny text encoder needs wordllama; run `pip install "wordllama==0.4.0.post1"`.'
+        )
     return Path(spec.origin).parent
 
 

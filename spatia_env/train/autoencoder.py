@@ -23,7 +23,9 @@ LATENT_NOISE = 0.05
 class AutoencoderConfig:
     """Train the per-frame autoencoder."""
 
-    loop: LoopConfig = field(default_factory=lambda: LoopConfig(out=Path("runs/autoencoder"), learning_rate=8e-4))
+    loop: LoopConfig = field(
+        default_factory=lambda: LoopConfig(out=Path("runs/autoencoder"), learning_rate=8e-4)
+    )
     data: Path = Path("runs/data/train")
     """episode files of the train split"""
     dev: Path = Path("runs/data/dev")
@@ -45,7 +47,9 @@ def train_autoencoder(config: AutoencoderConfig) -> dict[str, float]:
     model.render_in.requires_grad_(False)
     trainer = Trainer(model, config.loop)
     rng = np.random.default_rng([config.seed, trainer.step])
-    figures = trainer.run(_batches(config, rng), lambda batch: _loss(model, batch), lambda: evaluate(model, config))
+    figures = trainer.run(
+        _batches(config, rng), lambda batch: _loss(model, batch), lambda: evaluate(model, config)
+    )
     return figures
 
 
@@ -81,7 +85,9 @@ def _update_statistics(model: TinyAutoencoder, raw: Tensor) -> None:
 def _batches(config: AutoencoderConfig, rng: np.random.Generator) -> Iterator[Tensor]:
     store = EpisodeStore(config.data)
     if not len(store):
-        raise ActionError(f"{config.data} has no episodes; run `spatia train data --out {config.data}` first.")
+        raise ActionError(
+            f"{config.data} has no episodes; run `spatia train data --out {config.data}` first."
+        )
     frames = frame_batches(store, config.batch, rng)
     crops = photo_batches("train", config.photos, config.size, rng)
     while True:

@@ -76,7 +76,11 @@ def _write(job: tuple[int, DataConfig]) -> None:
         arrays[name] = np.packbits(arrays[name], axis=-1)
     path = _path(config.out, seed)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    save_file({n: np.ascontiguousarray(a) for n, a in arrays.items()}, temporary, {"meta": json.dumps(recorded["meta"])})
+    save_file(
+        {n: np.ascontiguousarray(a) for n, a in arrays.items()},
+        temporary,
+        {"meta": json.dumps(recorded["meta"])},
+    )
     os.replace(temporary, path)
 
 

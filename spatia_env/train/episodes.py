@@ -98,7 +98,9 @@ def _maybe_event(scene, rng: np.random.Generator, share: float, split: str, c2w)
 
 def possible_events(conditions: tuple[str, ...], rng: np.random.Generator) -> list[str]:
     """Events to choose from: movers mostly, one condition at a time, and its ending soon after."""
-    kinds = {kind: [e for e in vocabulary.EVENTS if e.kind == kind] for kind in ("mover", "condition", "ending")}
+    kinds = {
+        kind: [e for e in vocabulary.EVENTS if e.kind == kind] for kind in ("mover", "condition", "ending")
+    }
     if conditions and rng.random() < 0.6:
         return [event.name for event in kinds["ending"] if event.ends in conditions]
     if not conditions and rng.random() < 0.3:

@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from spatia_env.errors import ActionError
-from spatia_env.slam.geometry import Planes, TinyGeometry, static_weight
+from spatia_env.slam.geometry import Planes, TinyGeometry
 from spatia_env.train.data import EpisodeStore
 from spatia_env.train.geometry_data import Batch, geometry_batches, read_clip, read_picture
+from spatia_env.train.geometry_metrics import Tally
 from spatia_env.train.loop import LoopConfig, Trainer
 
 MOVING_WEIGHT = 3.0
@@ -23,19 +24,19 @@ MOVING_WEIGHT = 3.0
 class GeometryConfig:
     """Train the geometry network."""
 
-    loop: LoopConfig = field(default_factory=lambda: LoopConfig(out=Path("runs/geometry"), learning_rate=1.2e-3))
+    loop: LoopConfig = field(
+        default_factory=lambda: LoopConfig(out=Path("runs/geometry"), learning_rate=1.2e-3)
+    )
     data: Path = Path("runs/data/train")
     """episode files of the train split"""
     dev: Path = Path("runs/data/dev")
     """episode files of the dev split"""
     batch: int = 16
     """frames per step"""
-    picture_share: float = 0.2
+    picture_share: float = 0.5
     """share of frames that are a first picture, without a map"""
     ground_share: float = 0.6
     """share of clips whose camera height above the ground is given"""
-    bfloat16: bool = False
-    """compute in bfloat16 where that is safe (twice as fast on CPUs that have it)"""
     dev_episodes: int = 16
     """episodes of each dev evaluation"""
     seed: int = 0
@@ -50,12 +51,14 @@ def train_geometry(config: GeometryConfig) -> dict[str, float]:
     torch.manual_seed(config.seed)
     store = EpisodeStore(config.data)
     if not len(store):
-        raise ActionError(f"{config.data} has no episodes; run `spatia train data --out {config.data}` first.")
+        raise ActionError(
+            f"{config.data} has no episodes; run `spatia train data --out {config.data}` first."
+        )
     model = TinyGeometry().to(memory_format=torch.channels_last)
     trainer = Trainer(model, config.loop)
     rng = np.random.default_rng([config.seed, trainer.step])
     batches = geometry_batches(store, config.batch, rng, config.picture_share, config.ground_share)
-    return trainer.run(batches, lambda batch: _loss(model, batch, config), lambda: evaluate(model, config))
+    return trainer.run(batches, lambda batch: _loss(model, batch), lambda: evaluate(model, config))
 
 
 def load_trained(run: Path) -> TinyGeometry:
@@ -68,10 +71,8 @@ def load_trained(run: Path) -> TinyGeometry:
     return model.to(memory_format=torch.channels_last).eval()
 
 
-def _loss(model: TinyGeometry, batch: Batch, config: GeometryConfig) -> tuple[Tensor, dict[str, float]]:
-    with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
-        said = model.predict(batch.planes, batch.base, batch.known)
-    return geometry_loss(said, batch)
+def _loss(model: TinyGeometry, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+    return geometry_loss(model.predict(batch.planes, batch.base, batch.known), batch)
 
 
 def geometry_loss(said: Planes, batch: Batch) -> tuple[Tensor, dict[str, float]]:
@@ -124,54 +125,3 @@ def evaluate(model: TinyGeometry, config: GeometryConfig) -> dict[str, float]:
     figures["absrel_picture"] = with_ground.figures()["absrel"]
     figures["absrel_picture_no_ground"] = without.figures()["absrel"]
     return figures
-
-
-class Tally:
-    """Sums over frames from which the figures of depth and mask are taken."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, float] = {}
-
-    def add(self, geometry, depth: Tensor, dynamic: Tensor, known: Tensor) -> None:
-        """Count frames: an estimated `Geometry` against the true depth and mask [T, H, W]."""
-        valid = depth > 0
-        error = (geometry.depth - depth).abs() / depth.clamp_min(1e-3)
-        written = (static_weight(geometry) > 0) & valid
-        said = geometry.dynamic > 0.5
-        movers = dynamic.flatten(1).any(1)[:, None, None] & valid
-        values = {
-            "error": error[valid].sum(), "valid": valid.sum(),
-            "error_unknown": error[valid & ~known].sum(), "unknown": (valid & ~known).sum(),
-            "error_written": error[written].sum(), "written": written.sum(),
-            "hit": (said & dynamic).sum(), "said": said.sum(), "moving": dynamic.sum(),
-            "leaked": (written & dynamic & movers).sum(), "written_movers": (written & movers).sum(),
-            "static_written": (written & ~dynamic).sum(), "static": (valid & ~dynamic).sum(),
-            "sure": geometry.confidence[valid].sum(), "right": (error[valid] < 0.05).sum(),
-        }  # fmt: skip
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value)
-
-    def figures(self) -> dict[str, float]:
-        """Shares and mean relative errors.
-
-        `absrel` over all, `_unknown`, `_written` pixels; `iou`, `recall`, `precision` of the mask; `leakage`:
-        share of the written pixels of frames with movers that show a mover; `static_recall`: share of static
-        pixels that are written; `sure` and `right`: mean confidence, and the share it should equal.
-        """
-        s = self.sums
-
-        def ratio(a: float, b: float) -> float:
-            return round(a / b, 4) if b else float("nan")
-
-        return {
-            "absrel": ratio(s["error"], s["valid"]),
-            "absrel_unknown": ratio(s["error_unknown"], s["unknown"]),
-            "absrel_written": ratio(s["error_written"], s["written"]),
-            "iou": ratio(s["hit"], s["said"] + s["moving"] - s["hit"]),
-            "recall": ratio(s["hit"], s["moving"]),
-            "precision": ratio(s["hit"], s["said"]),
-            "leakage": ratio(s["leaked"], s["written_movers"]),
-            "static_recall": ratio(s["static_written"], s["static"]),
-            "sure": ratio(s["sure"], s["valid"]),
-            "right": ratio(s["right"], s["valid"]),
-        }

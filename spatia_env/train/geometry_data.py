@@ -86,7 +86,7 @@ def _rgb(frames: Tensor) -> Tensor:
 def geometry_batches(
     store: EpisodeStore, batch: int, rng: np.random.Generator, picture_share: float, ground_share: float
 ) -> Iterator[Batch]:
-    """Endless batches of `batch` random frames: `picture_share` without a map, the others two of a clip."""
+    """Endless batches of `batch` random frames: `picture_share` without a map, the others three of a clip."""
     step = 0
     while True:
         if step % 200 == 0:
@@ -99,10 +99,12 @@ def geometry_batches(
             ground = 0.0 if rng.random() < ground_share else None
             if len(parts) < pictures:
                 index = int(rng.integers(1 + FRAMES * episode.num_clips))
-                parts.append(make_batch(disturb(read_picture(episode, index), rng), ground, torch.tensor([0])))
+                parts.append(
+                    make_batch(disturb(read_picture(episode, index), rng), ground, torch.tensor([0]))
+                )
                 continue
             clip = disturb(read_clip(episode, int(rng.integers(episode.num_clips))), rng)
-            frames = torch.from_numpy(rng.choice(FRAMES, size=min(2, missing), replace=False))
+            frames = torch.from_numpy(rng.choice(FRAMES, size=min(3, missing), replace=False))
             parts.append(make_batch(clip, ground, frames))
         yield Batch(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Batch)))
 
@@ -127,9 +129,13 @@ def gauge_target(depth: Tensor, dynamic: Tensor, map_depth: Tensor, known: Tenso
     ratio = map_depth.clamp(NEAREST, FARTHEST).log() - truth
     moving = F.max_pool2d(dynamic.float()[:, None], 5, 1, 2)[:, 0] > 0
     usable = known & (depth > 0) & ~moving
-    middle = torch.stack([r[u].median() if u.any() else r.new_zeros(()) for r, u in zip(ratio, usable, strict=True)])
+    middle = torch.stack(
+        [r[u].median() if u.any() else r.new_zeros(()) for r, u in zip(ratio, usable, strict=True)]
+    )
     agrees = usable & ((ratio - middle[:, None, None]).abs() < CONSISTENT)
-    offset = torch.where(agrees.flatten(1).any(1)[:, None, None], fill(ratio, agrees), torch.zeros_like(ratio))
+    offset = torch.where(
+        agrees.flatten(1).any(1)[:, None, None], fill(ratio, agrees), torch.zeros_like(ratio)
+    )
     return torch.where(agrees, truth + ratio, truth + offset), agrees
 
 
@@ -148,7 +154,7 @@ def disturb(clip: Clip, rng: np.random.Generator) -> Clip:
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     flicker = 1 + 0.02 * torch.randn(len(rgb), 1, 1, 1, generator=generator)
     noise = 0.03 * float(rng.random()) ** 2 * torch.randn(rgb.shape, generator=generator)
-    if rng.random() < 0.3:
+    if rng.random() < 0.5:
         known = known & ~_hole(rng, *known.shape[-2:])
     return Clip(
         (rgb * flicker + noise).clamp(0, 1), clip.depth, clip.dynamic, clip.c2w, clip.K,
@@ -158,7 +164,10 @@ def disturb(clip: Clip, rng: np.random.Generator) -> Clip:
 
 def mirror(clip: Clip) -> Clip:
     """The world seen in a mirror: x changes sign in the pictures, the cameras and the world."""
-    images = {name: getattr(clip, name).flip(-1) for name in ("rgb", "depth", "dynamic", "map_rgb", "map_depth", "known")}
+    images = {
+        name: getattr(clip, name).flip(-1)
+        for name in ("rgb", "depth", "dynamic", "map_rgb", "map_depth", "known")
+    }
     K = clip.K.clone()
     K[0, 2] = clip.rgb.shape[-1] - K[0, 2]
     return Clip(**images, c2w=MIRROR @ clip.c2w @ MIRROR, K=K)

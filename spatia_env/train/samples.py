@@ -30,7 +30,9 @@ class CorruptionConfig:
     """share of episodes with true depth"""
 
 
-def remember_episode(episode: dict, corruption: CorruptionConfig, rng: np.random.Generator) -> dict[str, Tensor]:
+def remember_episode(
+    episode: dict, corruption: CorruptionConfig, rng: np.random.Generator
+) -> dict[str, Tensor]:
     """Simulate the memory over an episode (see `episodes.record_episode`).
 
     Returns `render` u8 [n, 8, H, W, 3], `known` bool [n, 8, H, W], `map_depth` f16 [n, 8, H, W] and

@@ -1,7 +1,7 @@
 """`spatia train world-model`: the transformer and the decoder's render branch, on remembered episodes.
 
 The encoder is frozen, so frames and renders are encoded once (`encode_data`). Most samples ask for the clean
-clip in one step from no noise at all (the expected clip), the others at a random noise level, which teaches
+clip in one step from the scene render (the expected clip), the others at a random noise level, which teaches
 the few-step sampler to settle on one clip. The decoder learns beside it, under a pixel loss.
 """
 
@@ -57,7 +57,9 @@ def tiny_transformer() -> SpatiaTransformer3DModel:
 class WorldModelConfig:
     """Train the world model."""
 
-    loop: LoopConfig = field(default_factory=lambda: LoopConfig(out=Path("runs/world-model"), learning_rate=6e-4))
+    loop: LoopConfig = field(
+        default_factory=lambda: LoopConfig(out=Path("runs/world-model"), learning_rate=6e-4)
+    )
     autoencoder: Path = Path("runs/autoencoder")
     """run folder of the trained autoencoder"""
     data: Path = Path("runs/data/train")
@@ -71,7 +73,9 @@ class WorldModelConfig:
     pixel_weight: float = 1.0
     """weight of the pixel loss (L1 in [-1, 1]) beside the latent loss"""
     noisy_share: float = 0.3
-    """share of samples at a random noise level instead of one step from nothing"""
+    """share of samples at a random noise level instead of one step from the render"""
+    forget_share: float = 0.08
+    """share of samples that lose the map's render, and as many that lose the references"""
     seed: int = 0
 
 
@@ -102,7 +106,7 @@ def train_world_model(config: WorldModelConfig) -> dict[str, float]:
     trainer = Trainer(model, config.loop)
     generator = torch.Generator().manual_seed(config.seed + trainer.step)
     rng = np.random.default_rng([config.seed, trainer.step])
-    batches = clip_batches(EpisodeStore(config.data), config.batch, rng)
+    batches = clip_batches(EpisodeStore(config.data), config.batch, rng, config.forget_share, blank_latents(model))
     dev = dev_batches(EpisodeStore(config.dev))
     return trainer.run(
         batches, lambda batch: world_loss(model, batch, config, generator), lambda: evaluate(model, dev)
@@ -116,9 +120,13 @@ def world_loss(
     clean = batch.clean
     count = len(clean)
     noisy_one = torch.rand(count, generator=generator) < config.noisy_share
-    level = torch.where(noisy_one, torch.sigmoid(torch.randn(count, generator=generator) + 0.5), torch.ones(count))
+    level = torch.where(
+        noisy_one, torch.sigmoid(torch.randn(count, generator=generator) + 0.5), torch.ones(count)
+    )
     noise = torch.randn(clean.shape, generator=generator)
-    start = torch.where(noisy_one[:, None, None, None, None], add_noise(clean, noise, level), torch.zeros_like(clean))
+    start = torch.where(
+        noisy_one[:, None, None, None, None], add_noise(clean, noise, level), torch.zeros_like(clean)
+    )
     predicted = predict_clean(model.transformer, start, level, batch.conditions)
     latent_loss = (predicted - clean).square().mean()
     pick = torch.randint(clean.shape[2], (config.pixel_frames,), generator=generator)
@@ -130,7 +138,9 @@ def world_loss(
 
 def evaluate(model: WorldModel, batches: list[Batch], sigmas: tuple[float, ...] = (1.0,)) -> dict[str, float]:
     """PSNR of sampled dev clips on observed, unobserved and all pixels, beside render-only and frozen frame."""
-    errors: dict[str, list[Tensor]] = {n: [] for n in ("observed", "unobserved", "all", "render_observed", "frozen")}
+    errors: dict[str, list[Tensor]] = {
+        n: [] for n in ("observed", "unobserved", "all", "render_observed", "frozen")
+    }
     for batch in batches:
         generator = torch.Generator().manual_seed(0)
         latents = sample_few_steps(model.transformer, batch.conditions, list(sigmas), generator)
@@ -145,6 +155,22 @@ def evaluate(model: WorldModel, batches: list[Batch], sigmas: tuple[float, ...] 
         errors["render_observed"].append(splat[known])
         errors["frozen"].append(((last - batch.frames) / 2).square().mean(1).flatten())
     return {n: round(float(-10 * torch.log10(torch.cat(e).mean())), 3) for n, e in errors.items()}
+
+
+@dataclass(frozen=True)
+class EncodeConfig:
+    """Encode episodes once, for the world model."""
+
+    folders: tuple[Path, ...] = (Path("runs/data/train"), Path("runs/data/dev"))
+    """folders of episode files"""
+    autoencoder: Path = Path("runs/autoencoder")
+    """run folder of the trained autoencoder"""
+
+
+def encode(config: EncodeConfig) -> int:
+    """Encode every folder of `config`; returns how many episodes were new."""
+    autoencoder = load_trained(config.autoencoder)
+    return sum(encode_data(autoencoder, folder) for folder in config.folders)
 
 
 def encode_data(autoencoder: TinyAutoencoder, folder: Path, worker: int = 0, workers: int = 1) -> int:
@@ -170,8 +196,16 @@ def encode_data(autoencoder: TinyAutoencoder, folder: Path, worker: int = 0, wor
     return written
 
 
-def clip_batches(store: EpisodeStore, batch: int, rng: np.random.Generator) -> Iterator[Batch]:
-    """Endless batches of random clips of the encoded episodes."""
+def blank_latents(model: WorldModel, size: int = 128) -> Tensor:
+    """Latents [C, h, w] of a black picture: what a render of nothing looks like to the model."""
+    with torch.no_grad():
+        return model.autoencoder.encode(torch.full((1, 3, 1, size, size), -1.0))[0, :, 0]
+
+
+def clip_batches(
+    store: EpisodeStore, batch: int, rng: np.random.Generator, forget_share: float, blank: Tensor
+) -> Iterator[Batch]:
+    """Endless batches of random clips of the encoded episodes, some of which lose their memory."""
     encoder = WordTextEncoder()
     step = 0
     while True:
@@ -184,7 +218,7 @@ def clip_batches(store: EpisodeStore, batch: int, rng: np.random.Generator) -> I
         chosen = [encoded[int(i)] for i in rng.integers(len(encoded), size=batch)]
         episodes = [store.open_path(path) for path in chosen]
         clips = [int(rng.integers(episode.num_clips)) for episode in episodes]
-        yield make_batch(episodes, clips, encoder, rng)
+        yield make_batch(episodes, clips, encoder, rng, forget_share, blank)
 
 
 def dev_batches(store: EpisodeStore, episodes: int = 24) -> list[Batch]:
@@ -199,9 +233,18 @@ def dev_batches(store: EpisodeStore, episodes: int = 24) -> list[Batch]:
     ]
 
 
-def make_batch(episodes: list, clips: list[int], encoder: WordTextEncoder, rng: np.random.Generator | None) -> Batch:
+def make_batch(
+    episodes: list,
+    clips: list[int],
+    encoder: WordTextEncoder,
+    rng: np.random.Generator | None,
+    forget_share: float = 0.0,
+    blank: Tensor | None = None,
+) -> Batch:
     """Assemble clips into a batch; with `rng`, texts lose their prompt and given latents get noise at random."""
     rows = [_sample(episode, clip, rng) for episode, clip in zip(episodes, clips, strict=True)]
+    if rng is not None and blank is not None:
+        rows = [_forget(row, forget_share, blank, rng) for row in rows]
     stacked = {name: torch.stack([row[name] for row in rows]) for name in rows[0] if name != "text"}
     if rng is not None:
         stacked = _disturb(stacked, rng)
@@ -227,11 +270,25 @@ def _sample(episode, clip: int, rng: np.random.Generator | None) -> dict:
         "clean": latents[span].transpose(0, 1),
         "preceding": latents[before].transpose(0, 1),
         "references": latents[episode.get("references", clip)].transpose(0, 1),
-        "render_latents": episode.latents("render")[FRAMES * clip : FRAMES * (clip + 1)].float().transpose(0, 1),
+        "render_latents": episode.latents("render")[FRAMES * clip : FRAMES * (clip + 1)]
+        .float()
+        .transpose(0, 1),
         "frames": to_model(episode.get("frames", span)).transpose(0, 1),
         "render": to_model(episode.get("render", clip)).transpose(0, 1),
         "known": episode.get("known", clip),
     }
+
+
+def _forget(row: dict, share: float, blank: Tensor, rng: np.random.Generator) -> dict:
+    """A sample without the map's render, or without references, at random (condition dropout)."""
+    out = dict(row)
+    if rng.random() < share:
+        out["render_latents"] = blank[:, None].expand_as(row["render_latents"])
+        out["render"] = torch.full_like(row["render"], -1.0)
+        out["known"] = torch.zeros_like(row["known"])
+    if rng.random() < share:
+        out["references"] = row["preceding"][:, -1:].expand_as(row["references"])
+    return out
 
 
 def _disturb(stacked: dict[str, Tensor], rng: np.random.Generator) -> dict[str, Tensor]:

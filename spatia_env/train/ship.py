@@ -1,0 +1,127 @@
+"""`spatia train ship`: pack run folders into a checkpoint folder that `load_checkpoint` reads.
+
+Averaged weights in float16, one config, and a model card whose figures come from the runs' own logs.
+"""
+
+import csv
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from spatia_env.errors import CheckpointError
+from spatia_env.model.checkpoints import FORMAT
+from spatia_env.model.pipeline import ClipShape
+
+STAGES = {"autoencoder": "autoencoder", "geometry": "geometry", "world-model": "transformer"}
+
+
+@dataclass(frozen=True)
+class ShipConfig:
+    """Pack trained networks."""
+
+    out: Path = Path("spatia_env/checkpoints/spatia-tiny")
+    """checkpoint folder to write"""
+    runs: Path = Path("runs")
+    """folder with the runs autoencoder, geometry and world-model"""
+    sigmas: tuple[float, ...] = (1.0,)
+    """noise levels of the sampler, falling from 1"""
+    limit_mb: float = 40.0
+    """largest size of all weights together"""
+
+
+def ship(config: ShipConfig) -> dict[str, float]:
+    """Write the checkpoint folder; returns its size in MB and the parameter counts in millions."""
+    from spatia_env.slam.geometry import TinyGeometry
+    from spatia_env.train.autoencoder import load_trained
+    from spatia_env.train.world_model import WorldModel, tiny_transformer
+
+    world = WorldModel(tiny_transformer(), load_trained(config.runs / "autoencoder"))
+    world.load_state_dict(averaged_state(config.runs / "world-model"))
+    geometry = TinyGeometry()
+    geometry.load_state_dict(averaged_state(config.runs / "geometry"))
+    parts = {"transformer": world.transformer, "autoencoder": world.autoencoder, "geometry": geometry}
+    config.out.mkdir(parents=True, exist_ok=True)
+    sizes = {}
+    for name, module in parts.items():
+        path = config.out / f"{name}.safetensors"
+        save_file({n: _half(t) for n, t in module.state_dict().items()}, path.with_suffix(".tmp"))
+        os.replace(path.with_suffix(".tmp"), path)
+        sizes[f"{name}_parameters_m"] = round(sum(p.numel() for p in module.parameters()) / 1e6, 2)
+    total = sum(path.stat().st_size for path in config.out.glob("*.safetensors")) / 1e6
+    if total > config.limit_mb:
+        raise CheckpointError(f"{config.out}: {total:.1f} MB of weights; the limit is {config.limit_mb} MB.")
+    _write_config(config, parts)
+    _write_card(config, sizes, total)
+    return {"mb": round(total, 2), **sizes}
+
+
+def averaged_state(run: Path) -> dict[str, Tensor]:
+    """The weights of a run with their averages in place of the last ones."""
+    state = load_file(run / "state.safetensors")
+    weights = {name[6:]: tensor for name, tensor in state.items() if name.startswith("model.")}
+    return weights | {name[8:]: tensor for name, tensor in state.items() if name.startswith("average.")}
+
+
+def _half(tensor: Tensor) -> Tensor:
+    return tensor.detach().to(torch.float16 if tensor.is_floating_point() else tensor.dtype).contiguous()
+
+
+def _write_config(config: ShipConfig, parts: dict[str, torch.nn.Module]) -> None:
+    description = {
+        "format": FORMAT,
+        "name": config.out.name,
+        "shape": asdict(ClipShape()),
+        "sigmas": list(config.sigmas),
+        **{
+            name: {k: v for k, v in part.config.items() if not k.startswith("_")}
+            for name, part in parts.items()
+        },
+    }
+    (config.out / "config.json").write_text(json.dumps(description, indent=2) + "\n")
+
+
+def _write_card(config: ShipConfig, sizes: dict[str, float], total: float) -> None:
+    rows = [
+        f"| {stage} | {sizes[f'{part}_parameters_m']} M | {_steps(config.runs / stage)} | {_figures(config.runs / stage)} |"
+        for stage, part in STAGES.items()
+    ]
+    (config.out / "README.md").write_text(CARD.format(rows="\n".join(rows), total=round(total, 1)))
+
+
+def _steps(run: Path) -> str:
+    progress = json.loads((run / "progress.json").read_text())
+    return f"{progress['step']} steps, {progress['seconds'] / 60:.0f} min"
+
+
+def _figures(run: Path) -> str:
+    last: dict[str, str] = {}
+    with open(run / "log.csv", newline="") as file:
+        for _, _, name, value in csv.reader(file):
+            if name.startswith("dev_"):
+                last[name[4:]] = value
+    return ", ".join(f"{name} {float(value):.3g}" for name, value in last.items())
+
+
+CARD = """# spatia-tiny
+
+The embedded default of `spatia_env`: it runs on a laptop CPU, at 128x128, 8 new frames a step after 4 preceding
+frames and with 2 retrieved references. Licence: Apache-2.0, as the code.
+
+| network | parameters | training (2 CPU cores) | on dev seeds |
+|---|---|---|---|
+{rows}
+
+Weights in float16: {total} MB. Trained by `spatia train data`, `autoencoder`, `encode`, `geometry`,
+`world-model` and packed by `spatia train ship`, on PyBullet scenes with seeds 0-9999 (train), watched on
+10000-10999 (dev); seeds 20000-20199 (test), their textures, meshes and phrasings were never looked at.
+Photographs: those of the train split in `spatia_env/sim/assets.py`, where each one's licence is named.
+
+Good for: simulated rooms and yards, the events of `spatia_env/vocabulary.py`, trying out agents and memory.
+Not for: realistic pictures. Photographs come out soft where they were not seen, and events outside the
+vocabulary are ignored more often than not.
+"""
