@@ -15,6 +15,7 @@ from spatia_env.vocabulary import EVENT_NAMES, event
 if TYPE_CHECKING:
     from spatia_env.sim.scenes import SimScene
 
+KEYS = ("recall", "false", "recall_blind", "false_blind")
 ROOM_NEEDED = 2.0  # metres ahead of the camera where movers are started
 
 
@@ -43,25 +44,25 @@ def simulate(
     """
     from spatia_env.sim.scenes import SimScene
 
-    with SimScene(seed) as scene, SimScene(seed) as twin:
+    with SimScene(seed) as scene:
         c2w = _some_camera(scene, rng)
-        for earlier in filter(None, (standing, event(name).ends if name else "")):
-            scene.start_event(earlier, c2w, rng)
-            for _ in range(8):
-                scene.advance()
-        before = scene.render(c2w, height, width).rgb
-        scene.start_event(name, c2w, rng)
         # Typical twists are half of the largest (0.5 m, 30 degrees); pitch and roll turn less.
         twist = np.concatenate(
             [rng.normal(0, 0.15, 3) * [1, 0.4, 1], np.radians(rng.normal(0, 1, 3) * [5, 10, 0.5])]
         )
         limit = np.array([0.5] * 3 + [np.radians(30)] * 3)
         path = _path(c2w, np.clip(twist, -limit, limit))
-        frames, expected = [], []
+        expected = [scene.render(pose, height, width).rgb for pose in path]
+        for earlier in filter(None, (standing, event(name).ends if name else "")):
+            scene.start_event(earlier, c2w, rng)
+            for _ in range(8):
+                scene.advance()
+        before = scene.render(c2w, height, width).rgb
+        scene.start_event(name, c2w, rng)
+        frames = []
         for pose in path:
             scene.advance()
             frames.append(scene.render(pose, height, width).rgb)
-            expected.append(twin.render(pose, height, width).rgb)
     return Sample(name, np.stack(frames), before, np.stack(expected))
 
 
@@ -88,20 +89,16 @@ def _some_camera(scene: SimScene, rng: np.random.Generator) -> np.ndarray:
 
 def validate(num_scenes: int, first_seed: int = 10000) -> dict[str, dict[str, float]]:
     """Rates per event over dev scenes: `recall` and `false` with the static render, and without it."""
-    Table = dict[str, list[bool]]
-    hits, hits_blind, alarms, alarms_blind = (Table({n: [] for n in EVENT_NAMES}) for _ in range(4))
+    tables: dict[str, dict[str, list[bool]]] = {key: {n: [] for n in EVENT_NAMES} for key in KEYS}
     for seed in range(first_seed, first_seed + num_scenes):
         for index, name in enumerate((*EVENT_NAMES, "", "", "")):
             sample = simulate(seed, name, np.random.default_rng([seed, index]))
-            for table, false_table, expected in (
-                (hits, alarms, sample.expected),
-                (hits_blind, alarms_blind, None),
-            ):
+            for suffix, expected in (("", sample.expected), ("_blind", None)):
                 found = detect_all(sample.clip, sample.before, expected)
                 for other in EVENT_NAMES:
-                    (table if other == name else false_table)[other].append(other in found)
-    tables = {"recall": hits, "false": alarms, "recall_blind": hits_blind, "false_blind": alarms_blind}
-    return {n: {key: float(np.mean(table[n])) for key, table in tables.items()} for n in EVENT_NAMES}
+                    kind = "recall" if other == name else "false"
+                    tables[kind + suffix][other].append(other in found)
+    return {n: {key: float(np.mean(tables[key][n])) for key in KEYS} for n in EVENT_NAMES}
 
 
 def main() -> None:
@@ -110,12 +107,11 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=20, help="how many dev scenes, from seed 10000")
     options = parser.parse_args()
     rates = validate(options.scenes)
-    keys = ("recall", "false", "recall_blind", "false_blind")
-    rates["all"] = {key: float(np.mean([row[key] for row in rates.values()])) for key in keys}
+    rates["all"] = {key: float(np.mean([row[key] for row in rates.values()])) for key in KEYS}
     print(f"{'':22s} with static render   without")
     print(f"{'event':22s} {'recall':>8s} {'false':>8s} {'recall':>8s} {'false':>8s}")
     for name, row in rates.items():
-        print(f"{name:22s} " + " ".join(f"{row[key]:8.1%}" for key in keys))
+        print(f"{name:22s} " + " ".join(f"{row[key]:8.1%}" for key in KEYS))
 
 
 if __name__ == "__main__":

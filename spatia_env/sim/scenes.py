@@ -33,7 +33,7 @@ __all__ = ["FIELD_OF_VIEW", "NAMED_SCENES", "SimFrame", "SimScene", "split_of"]
 
 FIELD_OF_VIEW = 60.0  # degrees, horizontal
 FRAME_SECONDS = 0.1  # simulated time between two frames of a clip
-NAMED_SCENES = {"room": 3, "yard": 1, "demo": 10004}
+NAMED_SCENES = {"room": 15, "yard": 5, "demo": 10001}
 SETTLE_STEPS = 96
 
 
