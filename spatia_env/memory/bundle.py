@@ -46,7 +46,8 @@ class SaveReport:
 def save_bundle(path: str | os.PathLike[str], state: BundleState, keep: int = 1) -> SaveReport:
     """Write a world; the file then holds it, or, if this raises, what it held before.
 
-    Contents that the file already has from a save or load of this process are not written again.
+    (If the very last call of a save fails, to make the removal of the journal durable, it raises although the
+    file holds the new world.) Contents that the file already has from a save or load of this process are not written again.
 
     Args:
         path: A new file, or one that holds a world.
@@ -67,6 +68,7 @@ def save_bundle(path: str | os.PathLike[str], state: BundleState, keep: int = 1)
             report = _create(target, text, contents)
             if report is not None:
                 return report
+        files.sweep(target)
         return _extend(target, text, contents, keep)
 
 

@@ -7,7 +7,7 @@ import os
 import sqlite3
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from spatia_env.errors import (
@@ -52,10 +52,23 @@ def open(target: Path, write: bool) -> sqlite3.Connection:
     try:
         if interrupted:
             base.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+            _discard_journal(base, target)
     except BaseException:
         base.close()
         raise
     return base
+
+
+def _discard_journal(base: sqlite3.Connection, target: Path) -> None:
+    """Remove the journal of a save that was killed before it touched the file, which SQLite leaves behind."""
+    base.execute("PRAGMA busy_timeout=0")
+    # With the exclusive lock nobody else can be using it; without, it is somebody's.
+    with suppress(sqlite3.OperationalError):
+        base.execute("BEGIN EXCLUSIVE")
+        with suppress(FileNotFoundError):
+            os.unlink(f"{target}-journal")
+        base.execute("COMMIT")
+    base.execute(f"PRAGMA busy_timeout={int(1000 * _WAIT)}")
 
 
 def _check_header(target: Path) -> None:
@@ -84,8 +97,8 @@ def _check_journal(target: Path) -> bool:
     try:
         size = files.regular_size(journal, "journal")
         with files.open_regular(journal, "journal") as stream:
-            stream.seek(max(size - 8, 0))
-            ending = stream.read(8)
+            stream.seek(max(size - len(_JOURNAL_END), 0))
+            ending = stream.read(len(_JOURNAL_END))
     except WorldIOError:
         if not os.path.lexists(journal):  # the save that it belonged to has ended
             return False
@@ -93,7 +106,7 @@ def _check_journal(target: Path) -> bool:
     # It would name another file, which SQLite looks for and may delete. Ours never do.
     if ending == _JOURNAL_END:
         raise WorldFormatError(f"{str(journal)!r} is not the journal of a world; remove it.")
-    return size > 0
+    return True
 
 
 def connect(target: Path, mode: str) -> sqlite3.Connection:
@@ -125,13 +138,13 @@ def errors(target: Path, done: str) -> Iterator[None]:
     except sqlite3.OperationalError as cause:
         if "locked" in str(cause):
             raise WorldIOError(f"{str(target)!r}: another process is saving it; try again.") from cause
-        raise WorldIOError(f"{str(target)!r} could not be {done} ({cause}); it is as it was.") from cause
+        raise WorldIOError(f"{str(target)!r} could not be {done} ({cause}); what it held is safe.") from cause
     except sqlite3.DataError as cause:
         raise WorldTooLargeError(f"{str(target)!r}: a record is too large ({cause}).") from cause
     except (sqlite3.Error, zlib.error, OverflowError) as cause:
         raise WorldCorruptError(f"{str(target)!r} is damaged ({cause}).") from cause
     except OSError as cause:
-        raise WorldIOError(f"{str(target)!r} could not be {done} ({cause}); it is as it was.") from cause
+        raise WorldIOError(f"{str(target)!r} could not be {done} ({cause}); what it held is safe.") from cause
 
 
 def check_schema(base: sqlite3.Connection, target: Path) -> None:
