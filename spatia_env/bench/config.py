@@ -49,6 +49,11 @@ class BenchConfig:
         return self.events or (SMOKE_EVENTS if self.suite == "smoke" else ())
 
     @property
+    def movers(self) -> int:
+        """How many movers a scene the leakage suite shows."""
+        return 1 if self.suite == "smoke" else 4
+
+    @property
     def command(self) -> str:
         """What to type to get this again."""
         parts = ["spatia bench", self.suite, "--out", str(self.out)]

@@ -118,7 +118,7 @@ def measure(config: BenchConfig, jobs: list[Job], players: Players, checkpoint: 
 
     units_folder = config.out / "units"
     units_folder.mkdir(parents=True, exist_ok=True)
-    context = Context(players, config.size)
+    context = Context(players, config.size, movers=config.movers)
     code, units = code_hash(), []
     bar = tqdm(jobs, desc=f"bench {config.suite}", unit="unit", mininterval=1)
     for job in bar:
@@ -189,6 +189,7 @@ def fingerprint_of(config: BenchConfig, job: Job, checkpoint: str, code: str) ->
             "row": ROWS[job.row].describe(),
             "size": list(config.size),
             "events": list(config.event_names) if job.suite.name == "events" else [],
+            "movers": config.movers if job.suite.name == "leakage" else 0,
         }
     )
 

@@ -19,8 +19,6 @@ PHOTOGRAPHS = ("chelsea", "moon", "motorcycle_left", "retina")
 """Pictures in the scikit-image wheel that no split trains on: a cat, the moon, a motorcycle, a retina. They are
 read from the installed wheel; none is shipped."""
 CROPS = 5
-LEAKAGE_EVENTS = 4
-"""Movers a scene; over twelve scenes every mover gets its turn."""
 GHOST_LEVEL = 0.5
 """A point lies on a mover when more than this share of what was written into it came from mover pixels."""
 TIMED_STEPS = 4
@@ -117,7 +115,8 @@ def measure_leakage(context: Context, scene: int, row: Row) -> Measured:
     """True frames with movers through our own geometry and masks: how much of what is written lies on movers."""
     movers = [event.name for event in EVENTS if event.kind == "mover"]
     rng = generator(scene, "leakage")
-    names = [movers[(scene + 3 * i) % len(movers)] for i in range(LEAKAGE_EVENTS)]
+    # Over twelve scenes every mover gets its turn.
+    names = [movers[(scene + 3 * i) % len(movers)] for i in range(context.movers)]
     total = Leak()
     with SimScene(scene) as simulated:
         for name in names:

@@ -32,11 +32,19 @@ SHEET_FRAMES = (3, 7)
 
 @dataclass
 class Context:
-    """What every measurement needs: the players, the image size, and the truth (made once per episode)."""
+    """What every measurement needs: the players, the image size, and the truth (made once per episode).
+
+    Attributes:
+        players: The rows at play.
+        size: (height, width) in pixels.
+        clips: Clips of a walk and of a loop.
+        movers: How many movers a scene the leakage suite shows.
+    """
 
     players: Players
     size: tuple[int, int]
     clips: int = 4
+    movers: int = 4
     _truth: dict[tuple[int, str], Truth] = field(default_factory=dict)
 
     def truth(self, scene: int, kind: str) -> Truth:

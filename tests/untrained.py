@@ -1,0 +1,44 @@
+"""A checkpoint folder with small random networks: the whole step runs, nothing it shows makes sense."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from spatia_env.model.autoencoder import TinyAutoencoder
+from spatia_env.model.text import WordTextEncoder
+from spatia_env.model.transformer import SpatiaTransformer3DModel
+from spatia_env.slam.geometry import TinyGeometry
+
+
+def write_untrained(folder: Path) -> Path:
+    """Write the checkpoint into `folder` and return it."""
+    torch.manual_seed(0)
+    networks = {
+        "transformer": SpatiaTransformer3DModel(
+            patch_size=(1, 2, 2),
+            num_attention_heads=2,
+            attention_head_dim=32,
+            in_channels=48,
+            out_channels=48,
+            text_dim=WordTextEncoder.dim,
+            freq_dim=64,
+            ffn_dim=64,
+            num_layers=2,
+            control_layers=(0,),
+            control_in_channels=48 + 16,
+            control_at_input=True,
+        ),
+        "autoencoder": TinyAutoencoder(
+            channels=(16, 16, 32), encoder_blocks=(1, 1, 1), decoder_blocks=(1, 1, 1)
+        ),
+        "geometry": TinyGeometry(channels=(16, 16, 32), blocks=(1, 1, 1)),
+    }
+    config = {"format": 1, "name": "untrained", "shape": {}, "sigmas": [1.0]}
+    for name, network in networks.items():
+        state = {key: value.contiguous() for key, value in network.state_dict().items()}
+        save_file(state, folder / f"{name}.safetensors")
+        config[name] = {key: value for key, value in network.config.items() if not key.startswith("_")}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
