@@ -18,7 +18,6 @@ from spatia_env.vocabulary import EVENTS
 PHOTOGRAPHS = ("chelsea", "moon", "motorcycle_left", "retina")
 """Pictures in the scikit-image wheel that no split trains on: a cat, the moon, a motorcycle, a retina. They are
 read from the installed wheel; none is shipped."""
-CROPS = 5
 GHOST_LEVEL = 0.5
 """A point lies on a mover when more than this share of what was written into it came from mover pixels."""
 TIMED_STEPS = 4
@@ -88,9 +87,7 @@ def reconstruct(context: Context, frames: np.ndarray) -> np.ndarray:
 
 
 def photograph_crops(name: str, size: tuple[int, int]) -> np.ndarray:
-    """Crops u8 [CROPS, H, W, 3] of a photograph: the whole picture, and its corners at twice the size of the
-    view.
-    """
+    """Crops u8 [5, H, W, 3] of a photograph: the largest of the view's shape around its centre, and its quarters."""
     from PIL import Image
 
     from spatia_env.sim.assets import load_photo
@@ -98,14 +95,13 @@ def photograph_crops(name: str, size: tuple[int, int]) -> np.ndarray:
     picture = Image.fromarray(np.asarray(load_photo(name)))
     height, width = size
     share = min(picture.width / width, picture.height / height)
-    whole = (round(width * share), round(height * share))
-    part = tuple(min(side, 2 * small) for side, small in zip(whole, (width, height), strict=True))
-    left, top = (picture.width - whole[0]) // 2, (picture.height - whole[1]) // 2
-    boxes = [(left, top, left + whole[0], top + whole[1])]
-    for x in (0, picture.width - part[0]):
-        boxes += [(x, y, x + part[0], y + part[1]) for y in (0, picture.height - part[1])]
+    w, h = int(width * share), int(height * share)
+    left, top = (picture.width - w) // 2, (picture.height - h) // 2
+    boxes = [(left, top, left + w, top + h)]
+    for x in (left, left + w // 2):
+        boxes += [(x, y, x + w // 2, y + h // 2) for y in (top, top + h // 2)]
     crops = [picture.crop(box).resize((width, height), Image.Resampling.LANCZOS) for box in boxes]
-    return np.stack([np.asarray(crop) for crop in crops[:CROPS]])
+    return np.stack([np.asarray(crop) for crop in crops])
 
 
 # -- leakage ----------------------------------------------------------------------------------------------------
