@@ -29,8 +29,10 @@ class Conditions:
 
     @property
     def start(self) -> Tensor:
-        """Where sampling starts [B, C, T, h, w]: the latents of the render, which is the clip if nothing happens."""
-        return self.control[:, : self.preceding_latents.shape[1], self.num_preceding :]
+        """Where sampling starts [B, C, T, h, w]: the render's latents where it is covered, the mean (0) elsewhere."""
+        channels = self.preceding_latents.shape[1]
+        new = self.control[:, :, self.num_preceding :]
+        return new[:, :channels] * new[:, channels:].mean(1, keepdim=True)
 
     @property
     def num_references(self) -> int:

@@ -50,6 +50,7 @@ def ship(config: ShipConfig) -> dict[str, float]:
     for name, module in parts.items():
         path = config.out / f"{name}.safetensors"
         save_file({n: _half(t) for n, t in module.state_dict().items()}, path.with_suffix(".tmp"))
+        path.with_suffix(".tmp").chmod(0o644)
         os.replace(path.with_suffix(".tmp"), path)
         sizes[f"{name}_parameters_m"] = round(sum(p.numel() for p in module.parameters()) / 1e6, 2)
     total = sum(path.stat().st_size for path in config.out.glob("*.safetensors")) / 1e6

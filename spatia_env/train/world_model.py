@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 from tqdm import tqdm
 
 from spatia_env.errors import ActionError
@@ -28,11 +29,15 @@ from spatia_env.model.conditioning import (
 from spatia_env.model.text import WordTextEncoder
 from spatia_env.model.transformer import SpatiaTransformer3DModel
 from spatia_env.train.autoencoder import load_trained
-from spatia_env.train.data import EpisodeStore, to_model
+from spatia_env.train.data import EpisodeFile, EpisodeStore, to_model
 from spatia_env.train.loop import LoopConfig, Trainer
 
 PRECEDING = 4
 FRAMES = 8
+EVENT_WEIGHT = 4.0
+"""How much more often a clip with an event is drawn."""
+MOVER_WEIGHT = 8.0
+"""How much more an error counts on what moves: movers cover a few percent of the pixels."""
 
 
 def tiny_transformer() -> SpatiaTransformer3DModel:
@@ -97,6 +102,7 @@ class Batch:
     frames: Tensor
     render: Tensor
     known: Tensor
+    weight: Tensor
 
 
 def train_world_model(config: WorldModelConfig) -> dict[str, float]:
@@ -125,13 +131,14 @@ def world_loss(
     )
     noise = torch.randn(clean.shape, generator=generator)
     start = torch.where(
-        noisy_one[:, None, None, None, None], add_noise(clean, noise, level), torch.zeros_like(clean)
+        noisy_one[:, None, None, None, None], add_noise(clean, noise, level), batch.conditions.start
     )
     predicted = predict_clean(model.transformer, start, level, batch.conditions)
-    latent_loss = (predicted - clean).square().mean()
+    coarse = F.adaptive_avg_pool3d(batch.weight, clean.shape[2:])
+    latent_loss = ((predicted - clean).square() * coarse).mean()
     pick = torch.randint(clean.shape[2], (config.pixel_frames,), generator=generator)
     shown = model.autoencoder.decode(predicted[:, :, pick], batch.render[:, :, pick], batch.known[:, :, pick])
-    pixel_loss = (shown - batch.frames[:, :, pick]).abs().mean()
+    pixel_loss = ((shown - batch.frames[:, :, pick]).abs() * batch.weight[:, :, pick]).mean()
     loss = latent_loss + config.pixel_weight * pixel_loss
     return loss, {"latent": latent_loss.item(), "pixel": pixel_loss.item()}
 
@@ -217,8 +224,14 @@ def clip_batches(
         step += 1
         chosen = [encoded[int(i)] for i in rng.integers(len(encoded), size=batch)]
         episodes = [store.open_path(path) for path in chosen]
-        clips = [int(rng.integers(episode.num_clips)) for episode in episodes]
+        clips = [_choose_clip(episode, rng) for episode in episodes]
         yield make_batch(episodes, clips, encoder, rng, forget_share, blank)
+
+
+def _choose_clip(episode: EpisodeFile, rng: np.random.Generator) -> int:
+    """A random clip; those in which something happens are drawn more often, since most of every clip stands still."""
+    weights = np.array([EVENT_WEIGHT if clip["event"] else 1.0 for clip in episode.meta["clips"]])
+    return int(rng.choice(len(weights), p=weights / weights.sum()))
 
 
 def dev_batches(store: EpisodeStore, episodes: int = 24) -> list[Batch]:
@@ -256,7 +269,8 @@ def make_batch(
         stacked["preceding"],
         control_latents(stacked["preceding"], stacked["render_latents"], planes),
     )
-    return Batch(conditions, stacked["clean"], stacked["frames"], stacked["render"], known)
+    weight = 1 + MOVER_WEIGHT * stacked["dynamic"].float()[:, None]
+    return Batch(conditions, stacked["clean"], stacked["frames"], stacked["render"], known, weight)
 
 
 def _sample(episode, clip: int, rng: np.random.Generator | None) -> dict:
@@ -276,6 +290,7 @@ def _sample(episode, clip: int, rng: np.random.Generator | None) -> dict:
         "frames": to_model(episode.get("frames", span)).transpose(0, 1),
         "render": to_model(episode.get("render", clip)).transpose(0, 1),
         "known": episode.get("known", clip),
+        "dynamic": episode.get("dynamic", span),
     }
 
 
