@@ -12,19 +12,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from spatia_env.cameras import pixel_rays, scale_intrinsics, se3_exp
+from spatia_env.slam.light import NOISE, Light, fit_light, tukey
 
 LEVELS = (4, 2, 1)
 """Reduction factors of the pyramid, coarse to fine."""
-ITERATIONS = 8
+ITERATIONS = 6
 """At most, on each level."""
-PIXELS = 3000
+PIXELS = 2000
 """Pixels of a frame that are used: those with the strongest gradient."""
 PRIOR = (0.03, 0.03, 0.03, 0.02, 0.02, 0.02)
 """Expected drift of a clip: metres along the camera's x, y, z and radians about them."""
 CORRELATED = 8.0
 """Neighbouring pixels err together: so many count as one."""
-NOISE = 0.01
-"""Least standard deviation of brightness between a frame and a render, of 1."""
 LUMA = (0.299, 0.587, 0.114)
 
 
@@ -32,13 +31,13 @@ LUMA = (0.299, 0.587, 0.114)
 class Template:
     """What is aligned, at one level: pixels of all renders in one row.
 
-    `view` [N] frame index, `point` [N, 3] in that frame's commanded camera, `grey` [N], `jacobian` [N, 6] of the
-    brightness by the last frame's drift, `share` [N]: how much of that drift the pixel's frame has.
+    `view` [N] frame index, `point` [N, 3] in that frame's commanded camera, `colour` [N, 3], `jacobian` [N, 6] of
+    the brightness by the last frame's drift, `share` [N]: how much of that drift the pixel's frame has.
     """
 
     view: Tensor
     point: Tensor
-    grey: Tensor
+    colour: Tensor
     jacobian: Tensor
     share: Tensor
 
@@ -51,7 +50,9 @@ class Alignment:
     pixels: int
 
 
-def align(rgb: Tensor, K: Tensor, map_rgb: Tensor, map_depth: Tensor, usable: Tensor, share: Tensor) -> Alignment:
+def align(
+    rgb: Tensor, K: Tensor, map_rgb: Tensor, map_depth: Tensor, usable: Tensor, share: Tensor
+) -> Alignment:
     """Align frames with renders of the map from their commanded poses.
 
     Args:
@@ -62,14 +63,18 @@ def align(rgb: Tensor, K: Tensor, map_rgb: Tensor, map_depth: Tensor, usable: Te
         usable: Pixels [V, H, W] that may be used: the map is known there and nothing moves.
         share: Share [V] in (0, 1] of the last frame's drift that each frame has.
     """
-    frame, model = smooth(grey(rgb)), smooth(grey(map_rgb))
+    frame, model = smooth(rgb), smooth(map_rgb)
     twist, pixels = torch.zeros(6), 0
     for factor in LEVELS:
         small_K = scale_intrinsics(K, 1 / factor, 1 / factor)
         image, template = _level(frame, factor), _template(model, map_depth, usable, share, small_K, factor)
         pixels = len(template.view)
-        for _ in range(ITERATIONS if pixels else 0):
-            step = _step(image, template, small_K, twist)
+        light = Light(torch.ones(3), torch.zeros(3))
+        for iteration in range(ITERATIONS if pixels else 0):
+            if iteration < 2:
+                seen, inside = sample(image, template, small_K, twist)
+                light = fit_light(seen[inside], template.colour[inside])
+            step = _step(image, template, small_K, twist, light)
             twist = twist + step
             if float(step.abs().max()) < 1e-4:
                 break
@@ -82,21 +87,22 @@ def grey(rgb: Tensor) -> Tensor:
 
 
 def smooth(image: Tensor) -> Tensor:
-    """Images [V, H, W] under the 1-2-1 window in both directions; a render and a frame differ in sharpness."""
-    padded = F.pad(image[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
+    """Images [V, C, H, W] under the 1-2-1 window in both directions; a render and a frame differ in sharpness."""
+    padded = F.pad(image, (1, 1, 1, 1), mode="replicate")
     across = padded[..., :-2] + 2 * padded[..., 1:-1] + padded[..., 2:]
-    return (across[:, :-2] + 2 * across[:, 1:-1] + across[:, 2:]) / 16
+    return (across[..., :-2, :] + 2 * across[..., 1:-1, :] + across[..., 2:, :]) / 16
 
 
 def _level(image: Tensor, factor: int) -> Tensor:
-    return image if factor == 1 else F.avg_pool2d(image[:, None], factor)[:, 0]
+    return image if factor == 1 else F.avg_pool2d(image, factor)
 
 
 def _template(
     model: Tensor, map_depth: Tensor, usable: Tensor, share: Tensor, K: Tensor, factor: int
 ) -> Template:
     """The strongest gradients of the renders, away from gaps and from steps in depth."""
-    image, depth = _level(model, factor), _level(map_depth, factor)
+    colour, depth = _level(model, factor), _level(map_depth, factor)
+    image = grey(colour)
     bad = F.max_pool2d((~usable).float()[:, None], factor) if factor > 1 else (~usable).float()[:, None]
     bad = F.max_pool2d(bad, 3, 1, 1)[:, 0] > 0
     near, far = -F.max_pool2d(-depth[:, None], 3, 1, 1)[:, 0], F.max_pool2d(depth[:, None], 3, 1, 1)[:, 0]
@@ -119,14 +125,14 @@ def _template(
     x, y = rays[:, 0], rays[:, 1]
     by_point = torch.stack([fx, fy, -(x * fx + y * fy)], dim=1) / z[:, None]
     jacobian = -torch.cat([by_point, torch.linalg.cross(point, by_point)], dim=1) * share[view, None]
-    return Template(view, point, image.flatten(1)[view, pixel], jacobian, share[view])
+    return Template(view, point, colour.flatten(2)[view, :, pixel], jacobian, share[view])
 
 
 def sample(image: Tensor, template: Template, K: Tensor, twist: Tensor) -> tuple[Tensor, Tensor]:
-    """Brightness [N] of the frames `image` [V, H, W] where the template's points lie after drift `twist`; inside [N]."""
-    motion = se3_exp(-template.share.unique(sorted=True)[:, None] * twist)
-    which = torch.bucketize(template.share, template.share.unique(sorted=True))
-    moved = torch.einsum("nij,nj->ni", motion[which, :3, :3], template.point) + motion[which, :3, 3]
+    """Colours [N, 3] of the frames `image` [V, 3, H, W] where the points lie after drift `twist`; inside [N]."""
+    shares = template.share.unique(sorted=True)
+    motion = se3_exp(-shares[:, None] * twist)[torch.bucketize(template.share, shares)]
+    moved = (motion[:, :3, :3] @ template.point[..., None])[..., 0] + motion[:, :3, 3]
     z = moved[:, 2].clamp_min(0.05)
     u = moved[:, 0] / z * K[0, 0] + K[0, 2] - 0.5
     v = moved[:, 1] / z * K[1, 1] + K[1, 2] - 0.5
@@ -135,32 +141,24 @@ def sample(image: Tensor, template: Template, K: Tensor, twist: Tensor) -> tuple
     left, top = u.floor().clamp(0, width - 2), v.floor().clamp(0, height - 2)
     a, b = (u - left).clamp(0, 1), (v - top).clamp(0, 1)
     corner = (template.view * height + top.long()) * width + left.long()
-    flat = image.reshape(-1)
+    flat = image.movedim(1, -1).reshape(-1, 3)
+    a, b = a[:, None], b[:, None]
     upper = torch.lerp(flat[corner], flat[corner + 1], a)
     lower = torch.lerp(flat[corner + width], flat[corner + width + 1], a)
     return torch.lerp(upper, lower, b), inside
 
 
-def _step(image: Tensor, template: Template, K: Tensor, twist: Tensor) -> Tensor:
+def _step(image: Tensor, template: Template, K: Tensor, twist: Tensor, light: Light) -> Tensor:
     """One Gauss-Newton step of the drift [6]."""
     seen, inside = sample(image, template, K, twist)
-    residual = match_light(seen, template.grey, inside) - template.grey
-    sigma = 1.4826 * float(residual[inside].abs().median()) if bool(inside.any()) else 1.0
-    sigma = max(sigma, NOISE)
-    tukey = (1 - (residual / (4.7 * sigma)).square()).clamp_min(0).square() * inside
+    error = light(seen) - template.colour
+    # All colours decide what is an outlier; brightness alone is aligned.
+    size, residual = error.square().mean(1).sqrt(), error @ error.new_tensor(LUMA)
+    sigma = max(1.4826 * float(size[inside].median()), NOISE) if bool(inside.any()) else 1.0
+    weight = tukey(size) * inside
     strength = 1 / (sigma**2 * CORRELATED)
-    weighted = template.jacobian * tukey[:, None]
+    weighted = template.jacobian * weight[:, None]
     prior = 1 / torch.tensor(PRIOR, dtype=torch.float64).square()
     normal = (weighted.T @ template.jacobian).double() * strength + prior.diag()
     gradient = (weighted.T @ residual).double() * strength + prior * twist.double()
     return -torch.linalg.solve(normal, gradient).float()
-
-
-def match_light(seen: Tensor, wanted: Tensor, inside: Tensor) -> Tensor:
-    """`seen` [N] under the gain and offset that bring it closest to `wanted` [N] over the pixels `inside` [N]."""
-    weight = inside.float()
-    total = weight.sum().clamp_min(1)
-    mean_seen, mean_wanted = (seen * weight).sum() / total, (wanted * weight).sum() / total
-    a, b = (seen - mean_seen) * weight, (wanted - mean_wanted) * weight
-    gain = ((a * b).sum() / (a * a).sum().clamp_min(1e-6)).clamp(0.3, 3.0)
-    return (seen - mean_seen) * gain + mean_wanted

@@ -101,7 +101,9 @@ def gravity_planes(c2w: Tensor, K: Tensor, height: int, width: int, ground: floa
     return torch.stack([rise, depth.log() - MEAN_LOG_DEPTH, flag], dim=1)
 
 
-def _difference_to(rgb: Tensor, c2w: Tensor, K: Tensor, base: Tensor, frames: Tensor, other: Tensor) -> Tensor:
+def _difference_to(
+    rgb: Tensor, c2w: Tensor, K: Tensor, base: Tensor, frames: Tensor, other: Tensor
+) -> Tensor:
     """Planes [N, 4, H, W]: the frames `other`, warped by the base depth, minus `frames`; and where that is valid."""
     grid, valid = warp_grid(base.exp(), c2w[frames], c2w[other], K)
     valid = (valid & (frames != other)[:, None, None]).float()[:, None]

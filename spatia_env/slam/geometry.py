@@ -68,7 +68,9 @@ class GeometryEstimator(Protocol):
         ...
 
 
-def static_weight(geometry: Geometry, threshold: float = DYNAMIC_THRESHOLD, dilation: int = DILATION) -> Tensor:
+def static_weight(
+    geometry: Geometry, threshold: float = DYNAMIC_THRESHOLD, dilation: int = DILATION
+) -> Tensor:
     """How much each pixel may write into the map: [T, H, W] in [0, 1].
 
     The confidence where nothing moves within `dilation` pixels and the depth is valid and fairly sure; else 0.
@@ -86,7 +88,9 @@ class SimulatorGeometry:
             metres (0 = none) and the mask [H, W] of what moves, as arrays or tensors.
     """
 
-    def __init__(self, truth: Callable[[np.ndarray], tuple[np.ndarray | Tensor, np.ndarray | Tensor]]) -> None:
+    def __init__(
+        self, truth: Callable[[np.ndarray], tuple[np.ndarray | Tensor, np.ndarray | Tensor]]
+    ) -> None:
         self.truth = truth
 
     def __call__(
@@ -120,6 +124,7 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(self.conv2.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[N, channels, H, W] -> the same shape."""
         return x + self.conv2(F.silu(self.conv1(F.silu(x))))
 
 
@@ -216,7 +221,12 @@ class TinyGeometry(ModelMixin, ConfigMixin):
         if small == tuple(size):
             inputs = (rgb, c2w, K, map_rgb, map_depth, seen)
         else:
-            inputs = (_resize(rgb, small), c2w, _scaled(K, size, small), *_resize_map(map_rgb, map_depth, seen, small))
+            inputs = (
+                _resize(rgb, small),
+                c2w,
+                _scaled(K, size, small),
+                *_resize_map(map_rgb, map_depth, seen, small),
+            )
         planes, base = cues(*inputs, ground)
         said = self.predict(planes, base, inputs[-1])
         if small != tuple(size):
@@ -241,7 +251,9 @@ def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
 
 
-def _resize_map(map_rgb: Tensor, map_depth: Tensor, known: Tensor, size: tuple[int, int]) -> tuple[Tensor, ...]:
+def _resize_map(
+    map_rgb: Tensor, map_depth: Tensor, known: Tensor, size: tuple[int, int]
+) -> tuple[Tensor, ...]:
     """The render at another size: means over known pixels only."""
     mask = known.float()[:, None]
     stack = _resize(torch.cat([map_rgb * mask, map_depth[:, None] * mask, mask], dim=1), size)
@@ -255,7 +267,9 @@ def _enlarge(said: Planes, map_depth: Tensor, known: Tensor) -> Planes:
     """Planes at the size of the map's depth; its own detail replaces the enlarged one where the gate is open."""
     stack = torch.stack([said.log_depth, said.keep, said.log_error, said.dynamic], dim=1)
     size = map_depth.shape[-2:]
-    log_depth, keep, log_error, dynamic = F.interpolate(stack, size, mode="bilinear", align_corners=False).unbind(1)
+    log_depth, keep, log_error, dynamic = F.interpolate(
+        stack, size, mode="bilinear", align_corners=False
+    ).unbind(1)
     keep = keep * known
     log_map = map_depth.clamp(NEAREST, FARTHEST).log()
     return Planes(torch.lerp(log_depth, log_map, keep), keep, log_error, dynamic)

@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from spatia_env.cameras import orthonormalise, se3_exp
 from spatia_env.errors import ActionError
-from spatia_env.slam.alignment import align, grey, match_light, smooth
+from spatia_env.slam.alignment import align, grey, smooth
 from spatia_env.slam.cues import warp_grid
+from spatia_env.slam.light import fit_light
 
 MAX_TRANSLATION = 0.15
 """Metres; a larger correction of one clip is not believed."""
@@ -26,11 +27,11 @@ MIN_INLIERS = 0.4
 """Share of the map's pixels whose brightness the frame must confirm."""
 MIN_PIXELS = 200
 """Pixels of known depth and with a gradient that a correction needs."""
-MIN_GAIN = 0.02
+MIN_GAIN = 0.1
 """Relative fall of the colour error below which the command is kept."""
 INLIER = 0.06
 """Brightness in [0, 1] that differs by less, after gain and offset, is the same."""
-VIEWS = 3
+VIEWS = 2
 """Frames of a clip that are aligned together, spread evenly, the last included."""
 
 
@@ -99,7 +100,9 @@ def track(
 
         twist, enough = open3d_odometry(rgb_v[-1], depth[-1], map_rgb[-1], map_depth[-1], usable[-1], K)
     else:
-        raise ActionError(f'track: method {method!r}: use "direct", or "open3d" with a depth for every frame.')
+        raise ActionError(
+            f'track: method {method!r}: use "direct", or "open3d" with a depth for every frame.'
+        )
     before, inliers_before, after, inliers = _agreement(rgb_v, K, map_rgb, map_depth, usable, share, twist)
     translation, rotation = float(twist[:3].norm()), float(torch.rad2deg(twist[3:].norm()))
     bounded = translation <= MAX_TRANSLATION and rotation <= MAX_ROTATION
@@ -120,17 +123,20 @@ def _agreement(
     rgb: Tensor, K: Tensor, map_rgb: Tensor, map_depth: Tensor, usable: Tensor, share: Tensor, twist: Tensor
 ) -> tuple[float, float, float, float]:
     """Mean capped brightness error and inlier share, before and after the correction, over the same pixels."""
-    frame, model = smooth(grey(rgb)), smooth(grey(map_rgb))
+    frame, model = grey(smooth(rgb)), grey(smooth(map_rgb))
     still = torch.eye(4).expand(len(rgb), 4, 4)
     moved = se3_exp(share[:, None] * twist)
     grid, inside = warp_grid(map_depth.clamp_min(0.05), still, moved, K)
-    seen = F.grid_sample(frame[:, None], grid, mode="bilinear", padding_mode="border", align_corners=False)[:, 0]
+    seen = F.grid_sample(frame[:, None], grid, mode="bilinear", padding_mode="border", align_corners=False)[
+        :, 0
+    ]
     both = usable & inside
     if not bool(both.any()):
         return 0.0, 0.0, 0.0, 0.0
-    wanted = model[both]
+    wanted = model[both][:, None]
     out: list[float] = []
     for image in (frame, seen):
-        error = (match_light(image[both], wanted, torch.ones_like(wanted)) - wanted).abs()
+        values = image[both][:, None]
+        error = (fit_light(values, wanted)(values) - wanted).abs()
         out += [float(error.clamp(max=3 * INLIER).mean()), float((error < INLIER).float().mean())]
     return out[0], out[1], out[2], out[3]

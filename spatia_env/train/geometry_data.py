@@ -19,7 +19,11 @@ CONSISTENT = 0.08
 
 @dataclass(frozen=True)
 class Clip:
-    """A clip and the truth: `rgb` [T, 3, H, W] in [0, 1], `depth` m and `dynamic` [T, H, W], poses, the map's render."""
+    """A clip, its truth and the map's render.
+
+    `rgb` and `map_rgb` [T, 3, H, W] in [0, 1]; true `depth` in metres (0 = none) and `dynamic` mask [T, H, W];
+    `map_depth` and `known` [T, H, W]; poses `c2w` [T, 4, 4] and intrinsics `K` [3, 3] in pixels.
+    """
 
     rgb: Tensor
     depth: Tensor

@@ -18,7 +18,7 @@ from spatia_env.train.geometry_metrics import Tally
 
 @dataclass(frozen=True)
 class Rollout:
-    """One episode on its own map: depths [1+8n, H, W], masks, the map it ends with, and counts per clip."""
+    """One episode on its own map: the map it ends with; estimates and truth of the first picture and each clip."""
 
     memory: SceneMemory
     geometries: list[Geometry]
@@ -59,8 +59,7 @@ def evaluate_rollouts(
 ) -> dict[str, float]:
     """Figures of `Tally` over all clips of `episodes` rollouts, and AbsRel of the first pictures and last clips.
 
-    `absrel_aligned` is AbsRel after the median scale of each episode is taken out; `thickness` the mean distance
-    in metres of map points from the surface that the true depth of their nearest view gives.
+    `absrel_aligned` is AbsRel after the median scale of each episode is taken out.
     """
     tally, firsts, lasts, aligned = Tally(), [], [], []
     for index in range(min(episodes, len(store))):
