@@ -12,7 +12,7 @@ from spatia_env.bench.detectors import detect, detect_all
 from spatia_env.errors import PromptError
 from spatia_env.vocabulary import EVENT_NAMES
 
-SIZE = (96, 128)
+SIZE = (112, 96)
 
 
 @functools.lru_cache(maxsize=32)

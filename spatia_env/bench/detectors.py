@@ -275,8 +275,8 @@ def _state(frames: np.ndarray, reference: np.ndarray) -> dict[str, float]:
 
 
 def _detail(frames: np.ndarray) -> float:
-    """Mean absolute step between neighbouring pixels."""
-    grey = frames.astype(np.float32).mean(-1)
+    """Mean absolute step between neighbouring pixels, after a blur that takes out noise."""
+    grey = ndimage.uniform_filter(frames.astype(np.float32).mean(-1), (0, 3, 3))
     return float(np.abs(np.diff(grey, axis=-1)).mean() + np.abs(np.diff(grey, axis=-2)).mean())
 
 
