@@ -239,6 +239,13 @@ FIGURES: tuple[Figure, ...] = (
     ),
     # Reported beside them, without a reach.
     Figure(
+        "autoencoder_scenes_blank_psnr",
+        "dev scenes encoded, and decoded as in play where nothing is known",
+        "dB",
+        "autoencoder",
+        _mean("autoencoder", "default", "psnr_scene_blank"),
+    ),
+    Figure(
         "observed_psnr_picture_only",
         "observed pixels, started from the picture alone",
         "dB",

@@ -60,29 +60,36 @@ def round_trip(frame: np.ndarray, depth: np.ndarray, c2w: np.ndarray, K: np.ndar
 
 def measure_autoencoder(context: Context, scene: int, row: Row) -> Measured:
     """Encode and decode true frames of a dev scene, without the render that play would show the decoder."""
-    truth = context.truth(scene, "walk")
-    frames = truth.frames[::4]
-    shown = reconstruct(context, frames)
-    pictures = {"frames": frames[:4], "reconstructed": shown[:4]}
-    return Measured({"psnr_scene": float(metrics.frame_psnr(shown, frames).mean())}, pictures)
+    frames = context.truth(scene, "walk").frames[::4]
+    alone, blank = reconstruct(context, frames), reconstruct(context, frames, blank=True)
+    values = {
+        "psnr_scene": float(metrics.frame_psnr(alone, frames).mean()),
+        "psnr_scene_blank": float(metrics.frame_psnr(blank, frames).mean()),
+    }
+    return Measured(values, {"frames": frames[:4], "decoded": alone[:4], "nothing known": blank[:4]})
 
 
 def measure_photographs(context: Context, scene: int, row: Row) -> Measured:
     """Encode and decode crops of photograph number `scene`."""
     frames = photograph_crops(PHOTOGRAPHS[scene], context.size)
     shown = reconstruct(context, frames)
-    return Measured(
-        {"psnr_photo": float(metrics.frame_psnr(shown, frames).mean())},
-        {"frames": frames, "reconstructed": shown},
-    )
+    values = {"psnr_photo": float(metrics.frame_psnr(shown, frames).mean())}
+    return Measured(values, {"frames": frames, "decoded": shown})
 
 
-def reconstruct(context: Context, frames: np.ndarray) -> np.ndarray:
-    """Frames u8 [N, H, W, 3] through the checkpoint's encoder and decoder, frame by frame."""
+def reconstruct(context: Context, frames: np.ndarray, blank: bool = False) -> np.ndarray:
+    """Frames u8 [N, H, W, 3] through the checkpoint's encoder and decoder, frame by frame.
+
+    Args:
+        context: Holds the checkpoint.
+        frames: What to encode.
+        blank: Decode as in play where the map knows nothing: beside a black render, instead of alone.
+    """
     autoencoder = context.players.env(ROWS["default"]).unwrapped.pipeline.autoencoder
     video = torch.from_numpy(frames).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+    nothing = (torch.full_like(video, -1), torch.zeros_like(video[:, :1])) if blank else ()
     with torch.inference_mode():
-        shown = autoencoder.decode(autoencoder.encode(video))
+        shown = autoencoder.decode(autoencoder.encode(video), *nothing)
     return ((shown[0].permute(1, 2, 3, 0) + 1) * 127.5).round().clamp(0, 255).byte().numpy()
 
 
