@@ -56,7 +56,9 @@ def cues(
     difference = (rgb[frames] - map_rgb[frames]) * mask
     around = [_difference_to(rgb, c2w, K, base, frames, other) for other in neighbours(len(rgb), frames)]
     planes = [2 * rgb[frames] - 1, 2 * difference, mask, (base - MEAN_LOG_DEPTH)[:, None], *around]
-    return torch.cat([*planes, gravity_planes(c2w[frames], K, *rgb.shape[-2:], ground)], dim=1), base
+    return torch.cat(
+        [*planes, gravity_planes(c2w[frames], K, rgb.shape[-2], rgb.shape[-1], ground)], dim=1
+    ), base
 
 
 def neighbours(count: int, frames: Tensor) -> list[Tensor]:
@@ -94,10 +96,10 @@ def gravity_planes(c2w: Tensor, K: Tensor, height: int, width: int, ground: floa
     """Planes [N, 3, H, W]: how much each ray rises, the log depth of the ground along it, is its height given."""
     rays = pixel_rays(K, height, width)
     rise = torch.einsum("nj,hwj->nhw", c2w[:, 2, :3], rays)
-    given = ground is not None
-    above = (c2w[:, 2, 3] - ground).clamp_min(0.1) if given else torch.full_like(c2w[:, 2, 3], EYE_HEIGHT)
+    z = c2w[:, 2, 3]
+    above = torch.full_like(z, EYE_HEIGHT) if ground is None else (z - ground).clamp_min(0.1)
     depth = above[:, None, None] / (-rise).clamp_min(above[:, None, None] / 12)
-    flag = torch.full_like(rise, float(given))
+    flag = torch.full_like(rise, float(ground is not None))
     return torch.stack([rise, depth.log() - MEAN_LOG_DEPTH, flag], dim=1)
 
 

@@ -53,7 +53,14 @@ class GeometryEstimator(Protocol):
     """Anything that estimates `Geometry` from a clip, its poses and the map's render along them."""
 
     def __call__(
-        self, rgb: Tensor, c2w: Tensor, K: Tensor, map_rgb: Tensor, map_depth: Tensor, known: Tensor
+        self,
+        rgb: Tensor,
+        c2w: Tensor,
+        K: Tensor,
+        map_rgb: Tensor,
+        map_depth: Tensor,
+        known: Tensor,
+        ground: float | None = None,
     ) -> Geometry:
         """Estimate.
 
@@ -64,6 +71,7 @@ class GeometryEstimator(Protocol):
             map_rgb: The map's render along the poses [T, 3, H, W] in [0, 1].
             map_depth: Its z-depth [T, H, W] in metres, 0 = none.
             known: Its coverage, bool [T, H, W]; all False for a first picture.
+            ground: World z in metres of the ground under the camera, None where it is not known.
         """
         ...
 
@@ -94,7 +102,14 @@ class SimulatorGeometry:
         self.truth = truth
 
     def __call__(
-        self, rgb: Tensor, c2w: Tensor, K: Tensor, map_rgb: Tensor, map_depth: Tensor, known: Tensor
+        self,
+        rgb: Tensor,
+        c2w: Tensor,
+        K: Tensor,
+        map_rgb: Tensor,
+        map_depth: Tensor,
+        known: Tensor,
+        ground: float | None = None,
     ) -> Geometry:
         """The truth for the frames' poses; see `GeometryEstimator`.
 
@@ -120,12 +135,17 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
+        _silence(self.conv2)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, channels, H, W] -> the same shape."""
         return x + self.conv2(F.silu(self.conv1(F.silu(x))))
+
+
+def _silence(layer: nn.Conv2d | nn.Linear) -> None:
+    """Start a layer at zero."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
 
 
 @dataclass(frozen=True)
@@ -168,10 +188,8 @@ class TinyGeometry(ModelMixin, ConfigMixin):
         self.from_middle = nn.Sequential(nn.Conv2d(middle, 4 * fine, 1), nn.PixelShuffle(2))
         self.fine_up = nn.Sequential(*(ResidualBlock(fine) for _ in range(blocks[0] + 1)))
         self.head = nn.Conv2d(fine, 4 * 16, 3, padding=1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
-        nn.init.zeros_(self.scene.weight)
-        nn.init.zeros_(self.scene.bias)
+        _silence(self.head)
+        _silence(self.scene)
 
     def predict(self, planes: Tensor, base: Tensor, known: Tensor) -> Planes:
         """What the network says about N frames (the differentiable part).
@@ -215,22 +233,17 @@ class TinyGeometry(ModelMixin, ConfigMixin):
             ground: World z in metres of the ground under the camera, if it is known: the height of a camera
                 decides the scale of a first picture. Without it people's eye height is assumed.
         """
-        size = rgb.shape[-2:]
-        small = working_size(K, *size)
+        height, width = rgb.shape[-2:]
+        small = working_size(K, height, width)
         seen = known & (map_depth > 0)
-        if small == tuple(size):
-            inputs = (rgb, c2w, K, map_rgb, map_depth, seen)
+        if small == (height, width):
+            planes, base = cues(rgb, c2w, K, map_rgb, map_depth, seen, ground)
+            said = self.predict(planes, base, seen)
         else:
-            inputs = (
-                _resize(rgb, small),
-                c2w,
-                _scaled(K, size, small),
-                *_resize_map(map_rgb, map_depth, seen, small),
-            )
-        planes, base = cues(*inputs, ground)
-        said = self.predict(planes, base, inputs[-1])
-        if small != tuple(size):
-            said = _enlarge(said, map_depth, seen)
+            small_K = scale_intrinsics(K, small[1] / width, small[0] / height)
+            small_map = _resize_map(map_rgb, map_depth, seen, small)
+            planes, base = cues(_resize(rgb, small), c2w, small_K, *small_map, ground)
+            said = _enlarge(self.predict(planes, base, small_map[-1]), map_depth, seen)
         depth = said.log_depth.exp().clamp(NEAREST, FARTHEST)
         # A Laplace distribution of the log error, with the predicted mean absolute error.
         confidence = 1 - torch.exp(-TOLERANCE * torch.exp(-said.log_error.clamp(-7, 2)))
@@ -240,11 +253,11 @@ class TinyGeometry(ModelMixin, ConfigMixin):
 def working_size(K: Tensor, height: int, width: int) -> tuple[int, int]:
     """(height, width) at which the network looks: focal length about `FOCAL` pixels, multiples of 16."""
     scale_x, scale_y = FOCAL / float(K[0, 0]), FOCAL / float(K[1, 1])
-    return tuple(STRIDE * max(2, round(n * s / STRIDE)) for n, s in ((height, scale_y), (width, scale_x)))
+    return _multiple(height * scale_y), _multiple(width * scale_x)
 
 
-def _scaled(K: Tensor, size: tuple[int, int], small: tuple[int, int]) -> Tensor:
-    return scale_intrinsics(K, small[1] / size[1], small[0] / size[0])
+def _multiple(pixels: float) -> int:
+    return STRIDE * max(2, round(pixels / STRIDE))
 
 
 def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
@@ -253,7 +266,7 @@ def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _resize_map(
     map_rgb: Tensor, map_depth: Tensor, known: Tensor, size: tuple[int, int]
-) -> tuple[Tensor, ...]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """The render at another size: means over known pixels only."""
     mask = known.float()[:, None]
     stack = _resize(torch.cat([map_rgb * mask, map_depth[:, None] * mask, mask], dim=1), size)

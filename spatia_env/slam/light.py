@@ -12,8 +12,8 @@ ROUNDS = 2
 """Of refinement, over all samples."""
 SAMPLES = 400
 """About so many samples decide where the refinement starts."""
-GAINS = (0.25, 4.0, 17)
-"""Least and greatest gain that is tried, and how many between them."""
+LEAST_GAIN, MOST_GAIN, GAINS = 0.25, 4.0, 17
+"""The range of gains that are tried, and how many."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def fit_light(seen: Tensor, wanted: Tensor) -> Light:
     if not len(seen):
         return Light(torch.ones(seen.shape[1]), torch.zeros(seen.shape[1]))
     few = slice(None, None, max(1, len(seen) // SAMPLES))
-    gains = torch.logspace(*(math.log2(limit) for limit in GAINS[:2]), GAINS[2], base=2.0)
+    gains = torch.logspace(math.log2(LEAST_GAIN), math.log2(MOST_GAIN), GAINS, base=2.0)
     tried = gains[:, None, None] * seen[None, few]
     offsets = (wanted[few] - tried).median(1).values
     best = (tried + offsets[:, None] - wanted[few]).abs().median(1).values.argmin(0)
@@ -49,7 +49,7 @@ def fit_light(seen: Tensor, wanted: Tensor) -> Light:
         a, b = seen - mean_seen, wanted - mean_wanted
         # A trace of "no change" decides where the picture has one brightness only.
         gain = ((a * b * weight).sum(0) + 1e-3) / ((a * a * weight).sum(0) + 1e-3)
-        gain = gain.clamp(*GAINS[:2])
+        gain = gain.clamp(LEAST_GAIN, MOST_GAIN)
         offset = mean_wanted - gain * mean_seen
     return Light(gain, offset)
 

@@ -3,6 +3,8 @@
 Worth its time where the depth was measured, or came from a model that did not see the map.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -31,7 +33,7 @@ def open3d_odometry(
         usable: Pixels [H, W] that may be used.
         K: Intrinsics [3, 3] in pixels.
     """
-    o3d = import_open3d()
+    o3d: Any = import_open3d()
     odometry = o3d.t.pipelines.odometry
     source = _rgbd(o3d, map_rgb, torch.where(usable, map_depth, torch.zeros_like(map_depth)))
     target = _rgbd(o3d, rgb, torch.where(usable, depth, torch.zeros_like(depth)))
@@ -61,7 +63,7 @@ def open3d_odometry(
 _HALF = torch.tensor([[0.0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]], dtype=torch.float64)
 
 
-def _rgbd(o3d, rgb: Tensor, depth: Tensor):  # noqa: ANN202 - a type of the lazily imported package
+def _rgbd(o3d: Any, rgb: Tensor, depth: Tensor) -> Any:
     image = o3d.core.Tensor(np.ascontiguousarray(rgb.permute(1, 2, 0).float().numpy()))
     z = o3d.core.Tensor(np.ascontiguousarray(depth.float().numpy()[..., None]))
     return o3d.t.geometry.RGBDImage(o3d.t.geometry.Image(image), o3d.t.geometry.Image(z))

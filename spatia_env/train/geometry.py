@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,7 +72,7 @@ def load_trained(run: Path) -> TinyGeometry:
     return model.to(memory_format=torch.channels_last).eval()
 
 
-def _loss(model: TinyGeometry, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+def _loss(model: TinyGeometry, batch: Any) -> tuple[Tensor, dict[str, float]]:
     return geometry_loss(model.predict(batch.planes, batch.base, batch.known), batch)
 
 

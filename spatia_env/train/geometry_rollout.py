@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from spatia_env.memory.scene import SceneMemory
-from spatia_env.slam.geometry import Geometry, GeometryEstimator, TinyGeometry, static_weight
+from spatia_env.slam.geometry import Geometry, GeometryEstimator, static_weight
 from spatia_env.train.data import EpisodeFile, EpisodeStore
 from spatia_env.train.geometry_data import Clip, read_clip, read_picture
 from spatia_env.train.geometry_metrics import Tally
@@ -29,9 +29,8 @@ def roll(
     estimator: GeometryEstimator, episode: EpisodeFile, ground: float | None = 0.0, clips: int = 4
 ) -> Rollout:
     """Walk through the first `clips` clips of an episode; nothing is written while a condition holds."""
-    extra = {"ground": ground} if isinstance(estimator, TinyGeometry) else {}
     picture = read_picture(episode, 0)
-    first = estimator(*picture.seen(), **extra)
+    first = estimator(*picture.seen(), ground=ground)
     height, width = picture.depth.shape[-2:]
     memory, _ = SceneMemory().update(
         picture.rgb, first.depth, static_weight(first), picture.c2w, picture.K, 0
@@ -43,7 +42,7 @@ def roll(
         clip = Clip(
             stored.rgb, stored.depth, stored.dynamic, stored.c2w, stored.K, view.rgb, view.depth, view.known
         )
-        geometry = estimator(*clip.seen(), **extra)
+        geometry = estimator(*clip.seen(), ground=ground)
         if not episode.meta["clips"][number]["conditions"]:
             weight = static_weight(geometry)
             memory, _ = memory.update(
