@@ -18,11 +18,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from spatia_env.errors import CheckpointError
-from spatia_env.model.folders import KEPT_IN_FLOAT32, compare_shapes, read_json, refuse_code, weight_files
+from spatia_env.model.folders import KEPT_IN_FLOAT32, compare_shapes, weight_files
 from spatia_env.model.keymaps import autoencoder_name, lora_layers, text_encoder_name, transformer_name
 from spatia_env.model.sizes import autoencoder_config, text_encoder_config, transformer_config
 from spatia_env.model.sources import Source, read_small, verified_hashes
 from spatia_env.model.transformer import SpatiaTransformer3DModel
+from spatia_env.safe_folders import read_json, refuse_code
 
 FORMAT = 1
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -287,3 +288,14 @@ def _only(folder: Path, pattern: str) -> Path:
             "or leave the text encoder out."
         )
     return found[0]
+
+
+def main(argv: list[str]) -> int:
+    """Run `spatia convert` and say what was written."""
+    import tyro
+
+    config = tyro.cli(ConvertConfig, args=argv, prog="spatia convert", description=__doc__.split("\n")[0])
+    report = convert(config, progress=print)
+    counts = ", ".join(f"{name} {count}" for name, count in report.tensors.items())
+    print(f"{report.folder}: {report.bytes / 1e9:.1f} GB; tensors: {counts}")
+    return 0

@@ -4,7 +4,6 @@ Weights are read from safetensors only. Classes come from the list below, never 
 holds Python, or that asks for a class from elsewhere, is refused.
 """
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from spatia_env.errors import CheckpointError
+from spatia_env.safe_folders import read_json, refuse_code
 from spatia_env.weights import check_header
 
 CLASSES = {
@@ -25,8 +25,6 @@ CLASSES = {
 }
 """What a model folder may hold, by the name of its subfolder."""
 
-FOREIGN_CODE = ("auto_map", "custom_pipeline", "custom_pipelines", "trust_remote_code")
-MAX_JSON_BYTES = 64 * 2**20
 KEPT_IN_FLOAT32 = ("time_embedder", "scale_shift_table", "norm1", "norm2", "norm3")
 """Parts of the transformer whose rounding would show; everything else may be half precision."""
 
@@ -53,42 +51,6 @@ def check_folder(folder: Path) -> dict[str, Any]:
                 f"{folder}/model_index.json: {part} asks for {entry!r}; known are {', '.join(known)} only."
             )
     return index
-
-
-def refuse_code(folder: Path) -> None:
-    """Raise `CheckpointError` if a folder holds Python files or a configuration that asks for some."""
-    code = next(folder.rglob("*.py"), None)
-    if code is not None:
-        raise CheckpointError(f"{code}: code is never loaded from a model folder; remove the file.")
-    for path in folder.rglob("*.json"):
-        if path.name in ("tokenizer.json", "spiece.model.json") or path.name.endswith(".index.json"):
-            continue
-        found = sorted(_keys(read_json(path)) & set(FOREIGN_CODE))
-        if found:
-            raise CheckpointError(
-                f"{path}: has {found[0]!r}, which asks for code from elsewhere; remove the entry."
-            )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file of reasonable size.
-
-    Raises:
-        CheckpointError: If it cannot be read, is too large, or is not an object.
-    """
-    try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise CheckpointError(
-                f"{path}: is larger than {MAX_JSON_BYTES >> 20} MB; this is no configuration."
-            )
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as cause:
-        raise CheckpointError(f"{path}: cannot be read ({cause.strerror}).") from cause
-    except (UnicodeDecodeError, ValueError, RecursionError) as cause:
-        raise CheckpointError(f"{path}: is not JSON ({cause}); fetch the file again.") from cause
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: is not a JSON object.")
-    return value
 
 
 def read_config(folder: Path, part: str) -> dict[str, Any]:
@@ -190,12 +152,3 @@ def compare_shapes(
     ]
     if problems:
         raise CheckpointError(f"{where}: not the expected tensors. {'; '.join(problems)}.")
-
-
-def _keys(value: Any) -> set[str]:
-    """All keys of nested JSON."""
-    if isinstance(value, dict):
-        return set(value) | {key for item in value.values() for key in _keys(item)}
-    if isinstance(value, list):
-        return {key for item in value for key in _keys(item)}
-    return set()
