@@ -106,7 +106,7 @@ def _read_header(stream: BinaryIO, name: str) -> _Header:
                 continue
             case ["element", "vertex", number] if count < 0 and not more:
                 count = _count(number, name)
-            case ["element", _, number] if count >= 0:
+            case ["element", other, number] if count >= 0 and other != "vertex":
                 _count(number, name)
                 more = True
             case ["property", *_] if more:

@@ -186,8 +186,7 @@ class SceneMemory:
         return dataclasses.replace(self, blocks=MappingProxyType(blocks), num_points=count)
 
     def _gather(self, keys: np.ndarray) -> np.ndarray:
-        chosen = [self.blocks[key] for key in keys.tolist()]
-        return np.concatenate(chosen) if chosen else blk.EMPTY
+        return np.concatenate([blk.EMPTY, *(self.blocks[key] for key in keys.tolist())])
 
     def visible_keys(self, c2w: Tensor, K: Tensor, height: int, width: int) -> np.ndarray:
         """Sorted keys of the blocks whose bounding sphere meets the frustum of any camera."""

@@ -1,0 +1,454 @@
+"""Edits: what they change, what they leave alone, and that they can be taken back."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from maps import HEIGHT, WIDTH, K, clip_at, grid_points, keyframes_of, map_of_points, room_map, same_map
+from spatia_env.cameras import intrinsics_from_fov, look_at
+from spatia_env.errors import EditError, WorldFullError, WorldTooLargeError
+from spatia_env.memory import blocks as blk
+from spatia_env.memory.cloud import PointCloud
+from spatia_env.memory.editing import (
+    Box,
+    Click,
+    EditHistory,
+    Mask,
+    extract,
+    freeze,
+    insert,
+    move,
+    recolor,
+    remove,
+    revert,
+    rotate,
+    start_from,
+)
+from spatia_env.memory.repainting import repaint, stale
+from spatia_env.memory.scene import SceneMemory
+from spatia_env.memory.storage import write_ply
+
+RED, GREY = (200, 30, 30), (120, 120, 120)
+
+
+def table() -> SceneMemory:
+    """A grey floor of 2 m, and a red hollow box of about 0.3 m that stands on it at (1, 0); one point a voxel."""
+    floor = np.argwhere(np.ones((100, 100, 1))) - [0, 50, 0]
+    floor = floor[~((floor[:, 0] >= 42) & (floor[:, 0] < 58) & (floor[:, 1] >= -8) & (floor[:, 1] < 8))]
+    box = np.argwhere(np.ones((16, 16, 15)))
+    shell = (box[:, :2] == 0).any(1) | (box[:, :2] == 15).any(1) | (box[:, 2] == 14)
+    box = box[shell] + [42, -8, 1]
+    colour = np.array([GREY] * len(floor) + [RED] * len(box), np.uint8)
+    return map_of_points((np.concatenate([floor, box]) + 0.5) * 0.02, colour)
+
+
+BOX = Box((1, 0, 0.2), (0.4, 0.4, 0.36))
+EYE = look_at(torch.tensor([-0.4, -0.8, 1.2]), torch.tensor([1.0, 0.0, 0.1]))
+LENS = intrinsics_from_fov(60, 96, 128)
+SIZE = (96, 128)
+
+
+def shifted(*by: float) -> np.ndarray:
+    matrix = np.eye(4)
+    matrix[:3, 3] = by
+    return matrix
+
+
+def one_point(*at: float, count: int = 1) -> PointCloud:
+    one = np.ones(count, np.float32)
+    return PointCloud(
+        np.array([at] * count, np.float32).reshape(-1, 3), np.ones((count, 3), np.uint8), one, one
+    )
+
+
+def in_box(rows: np.ndarray) -> np.ndarray:
+    return BOX.contains(rows["position"])
+
+
+def assert_sound(memory: SceneMemory) -> None:
+    assert memory.num_points == sum(len(block) for block in memory.blocks.values())
+    for key, block in memory.blocks.items():
+        assert blk.block_problem(block, key, memory.voxel, memory.voxels_per_side) == ""
+        assert not block.flags.writeable and len(block)
+
+
+def test_remove_takes_what_is_inside_and_nothing_else():
+    before = table()
+    after, record = remove(before, BOX)
+    rows = before.points()
+    assert after.points().tobytes() == rows[~in_box(rows)].tobytes()
+    assert record.points == in_box(rows).sum() == before.num_points - after.num_points
+    assert np.allclose(record.low, rows["position"][in_box(rows)].min(0))
+    assert np.allclose(record.high, rows["position"][in_box(rows)].max(0))
+    assert same_map(before, table())
+    shared = sum(after.blocks.get(key) is block for key, block in before.blocks.items())
+    assert shared == len(before.blocks) - len(record.changes)
+    assert_sound(after)
+
+
+def test_a_box_may_be_turned():
+    turned = Box((1, 0, 0.2), (0.1, 3, 1), Rotation.from_euler("z", 30, degrees=True).as_matrix())
+    before = table()
+    after, _ = remove(before, turned)
+    axis = np.array([math.cos(math.pi / 6), math.sin(math.pi / 6)])
+    inside = np.abs((before.points()["position"][:, :2] - [1, 0]) @ axis) <= 0.05
+    across = np.abs((before.points()["position"][:, :2] - [1, 0]) @ [-axis[1], axis[0]]) <= 1.5
+    assert after.num_points == before.num_points - (inside & across).sum()
+
+
+def test_everything_can_be_removed():
+    after, _ = remove(table(), Box((0, 0, 0), (100, 100, 100)))
+    assert after.num_points == 0 and not after.blocks
+    view = after.render(EYE[None], LENS, *SIZE)
+    assert not view.known.any()
+    grown, _ = after.update(*clip_at(0.0), step=1)
+    assert grown.num_points > 0
+
+
+def test_move_puts_the_points_elsewhere_and_leaves_a_hole():
+    before = table()
+    after, record = move(before, BOX, shifted(0.1, 0.4, 0.02))  # whole voxels: nothing is resampled
+    rows = before.points()[in_box(before.points())]
+    moved = after.points()[after.points()["layer"] == 1]
+    assert len(moved) == len(rows) == record.points
+    expected = rows["position"] + np.array([0.1, 0.4, 0.02], np.float32)
+    assert np.allclose(sorted(moved["position"].tolist()), sorted(expected.tolist()), atol=1e-6)
+    assert (moved["colour"] == RED).all() and np.allclose(moved["radius"], rows["radius"][0])
+    assert not in_box(after.points()[after.points()["layer"] == 0]).any()
+    assert_sound(after)
+
+
+def test_rotate_turns_about_the_middle():
+    after, _ = rotate(table(), BOX, (0, 0, math.pi / 4))
+    moved = after.points()[after.points()["layer"] == 1]["position"].astype(np.float64)
+    assert np.allclose((moved.min(0) + moved.max(0))[:2] / 2, [1, 0], atol=0.02)
+    assert abs(np.ptp(moved[:, 0]) - 0.32 * math.sqrt(2)) < 0.03
+    assert_sound(after)
+
+
+def test_moved_points_replace_what_is_there():
+    before = map_of_points([[0.01, 0.01, 0.01], [0.11, 0.01, 0.01]], np.array([RED, GREY], np.uint8))
+    after, _ = move(before, Box((0.01, 0.01, 0.01), (0.01, 0.01, 0.01)), shifted(0.1, 0, 0))
+    assert after.points()["colour"].tolist() == [list(RED)] and after.num_points == 1
+
+
+def test_insert_from_a_cloud_a_file_and_another_map(tmp_path):
+    cloud = extract(table(), BOX)
+    write_ply(tmp_path / "box.ply", cloud)
+    there = shifted(-3, 0, 0)
+    results = [
+        insert(room_map(1), source, there)[0]
+        for source in (cloud, tmp_path / "box.ply", str(tmp_path / "box.ply"))
+    ]
+    assert same_map(results[0], results[1]) and same_map(results[0], results[2])
+    new = results[0].points()[results[0].points()["layer"] == 1]
+    assert len(new) == len(cloud) and np.allclose(
+        new["position"].mean(0), cloud.position.mean(0) - [3, 0, 0], atol=1e-4
+    )
+    assert_sound(results[0])
+
+
+def test_insert_scales_and_dates():
+    after, _ = insert(SceneMemory(voxel=0.02), extract(table(), BOX).centred(), scale=2.0, step=9)
+    rows = after.points()
+    assert (rows["last_step"] == 9).all() and (rows["first_step"] == 9).all()
+    assert np.allclose(np.ptp(rows["position"], axis=0), [0.64, 0.64, 0.56], atol=0.05)
+    assert abs(float(rows["position"][:, 2].min())) < 1e-6
+
+
+def test_points_of_one_voxel_become_their_weighted_mean():
+    cloud = PointCloud(
+        np.array([[0.002, 0.001, 0.001], [0.014, 0.001, 0.001]], np.float32),
+        np.array([[0, 0, 0], [200, 100, 40]], np.uint8),
+        np.array([1, 3], np.float32),
+        np.array([0.03, 0.02], np.float32),
+    )  # fmt: skip
+    after, _ = insert(SceneMemory(voxel=0.02), cloud)
+    (row,) = after.points()
+    assert np.allclose(row["position"], [0.011, 0.001, 0.001]) and row["colour"].tolist() == [150, 75, 30]
+    assert row["weight"] == 4 and abs(float(row["radius"]) - 0.02) < 1e-4
+
+
+def test_a_mesh_becomes_a_surface_without_holes():
+    vertices = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0]], float)
+    colours = np.array([[0, 0, 0], [100, 0, 0], [0, 100, 0], [100, 100, 0]], np.uint8)
+    cloud = PointCloud.of_mesh(vertices, np.array([[0, 1, 2], [1, 3, 2]]), colours, spacing=0.02)
+    cells = np.unique(np.floor(cloud.position[:, :2] / 0.02 + 1e-4).clip(0, 49), axis=0)
+    assert len(cells) == 2500
+    assert np.abs(cloud.colour[:, 0] - 100 * cloud.position[:, 0]).max() <= 1
+    assert len(PointCloud.of_mesh(vertices, np.zeros((0, 3), int), colours)) == 0
+
+
+def test_recolor_keeps_light_and_shade():
+    colour = np.array([[100, 100, 100], [50, 50, 50]], np.uint8)
+    before = map_of_points([[0.01, 0.01, 0.01], [0.05, 0.01, 0.01]], colour)
+    everything = Box((0, 0, 0), (1, 1, 1))
+    after, record = recolor(before, everything, (150, 75, 0))
+    assert after.points()["colour"].tolist() == [[200, 100, 0], [100, 50, 0]]
+    flat, _ = recolor(before, everything, (150, 75, 0), keep_shading=False)
+    assert flat.points()["colour"].tolist() == [[150, 75, 0]] * 2
+    assert record.points == 2 and (after.points()["layer"] == 1).all()
+    assert after.points()["position"].tobytes() == before.points()["position"].tobytes()
+
+
+# -- edited points stay --------------------------------------------------------------------------------------
+
+
+def test_updates_neither_carve_nor_change_edited_points():
+    memory = room_map(2)
+    where = grid_points((1.0, -0.3, -0.1), (1.0, 0.3, 0.2))[::7].astype(np.float32)
+    few = np.ones(len(where), np.float32)
+    ghost = PointCloud(where, np.full((len(where), 3), 9, np.uint8), few, few * 0.02)
+    memory, _ = insert(memory, ghost)
+    wall, _ = freeze(memory, Box((2, 0, 0), (0.5, 1, 1)))
+    kept = wall.points()[wall.points()["layer"] == 1]
+    assert len(kept) > len(ghost)
+    for step in range(2, 5):
+        rgb, depth, weight, path, lens = clip_at(0.0, seed=step)
+        wall, _ = wall.update(1 - rgb, depth, torch.ones_like(weight), path, lens, step)
+    now = wall.points()[wall.points()["layer"] == 1]
+    for name in ("position", "colour", "weight", "radius", "first_step"):
+        assert now[name].tobytes() == kept[name].tobytes()
+    assert (now["last_step"] >= kept["last_step"]).all() and now["last_step"].max() == 4
+    # The same ghost, not edited, is looked through and goes.
+    plain = start_from(room_map(2), ghost)
+    plain, growth = plain.update(rgb, depth, torch.ones_like(weight), path, lens, step=2)
+    assert growth.carved >= len(ghost) // 2
+
+
+def test_blocks_with_edits_are_evicted_last():
+    memory = map_of_points([[x + 0.25, 0.25, 0.25] for x in range(4)], max_points=4)
+    memory, _ = freeze(memory, Box((0.25, 0.25, 0.25), (0.1, 0.1, 0.1)))
+    cloud = one_point(9, 9, 9)
+    memory, _ = insert(memory, cloud, step=5)
+    assert memory.num_points == 4
+    assert {tuple(p) for p in memory.points()["position"].tolist()} >= {(0.25, 0.25, 0.25), (9, 9, 9)}
+
+
+# -- by picture ----------------------------------------------------------------------------------------------
+
+
+def pixel_of(point) -> tuple[float, float]:
+    camera = (torch.tensor(point, dtype=torch.float32) - EYE[:3, 3]) @ EYE[:3, :3]
+    u, v, w = (LENS @ camera).tolist()
+    return u / w, v / w
+
+
+def test_a_click_takes_the_thing_and_not_the_floor():
+    before = table()
+    after, _ = remove(before, Click(pixel_of((0.9, -0.1, 0.31)), EYE, LENS, SIZE))
+    left, red = after.points(), (before.points()["colour"] == RED).all(-1)
+    assert (left["colour"] == RED).all(-1).sum() <= 0.02 * red.sum()
+    assert (left["colour"] == GREY).all(-1).sum() >= 0.99 * (~red).sum()
+
+
+def test_a_click_stops_at_the_crease_where_colours_are_equal():
+    grey = table()
+    rows = grey.points()
+    grey = map_of_points(rows["position"], np.full((len(rows), 3), 120, np.uint8))
+    selection = Click(pixel_of((1.0, 0.0, 0.31)), EYE, LENS, SIZE, max_radius=0.6).select(grey)
+    chosen = np.concatenate([grey.blocks[key][mask]["position"] for key, mask in selection.items()])
+    top = rows["position"][in_box(rows) & (rows["position"][:, 2] > 0.3)]
+    found = {tuple(p) for p in chosen.tolist()}
+    assert sum(tuple(p) in found for p in top.tolist()) > 0.95 * len(top)
+    assert len(chosen) < 0.6 * len(rows)
+
+
+def test_a_mask_takes_the_visible_surface_only():
+    before = table()
+    u, v = pixel_of((1.0, 0.0, 0.31))
+    rows, columns = np.mgrid[:96, :128]
+    mask = np.hypot(columns + 0.5 - u, rows + 0.5 - v) < 6
+    after, record = remove(before, Mask(mask, EYE, LENS))
+    gone = {tuple(p) for p in before.points()["position"].tolist()} - {
+        tuple(p) for p in after.points()["position"].tolist()
+    }
+    gone = np.array(sorted(gone))
+    assert len(gone) == record.points > 20
+    camera = (gone - EYE[:3, 3].numpy()) @ EYE[:3, :3].numpy() @ LENS.numpy().T
+    pixel = np.floor(camera[:, :2] / camera[:, 2:]).astype(int)
+    assert mask[pixel[:, 1], pixel[:, 0]].all()
+    assert gone[:, 2].min() > 0.2  # the floor behind the box stays
+
+
+def test_nothing_under_the_pixel():
+    with pytest.raises(EditError, match="click"):
+        remove(table(), Click((64, 2), EYE, LENS, SIZE))
+    with pytest.raises(EditError, match="mask"):
+        remove(table(), Mask(np.zeros(SIZE, bool), EYE, LENS))
+    with pytest.raises(EditError, match="click"):
+        remove(SceneMemory(), Click((64, 48), EYE, LENS, SIZE))
+
+
+# -- undo ----------------------------------------------------------------------------------------------------
+
+
+def edits():
+    shift = shifted(0.3, 0.5, 0.1)
+    return {
+        "remove": lambda m: remove(m, BOX),
+        "move": lambda m: move(m, BOX, shift),
+        "rotate": lambda m: rotate(m, BOX, (0.2, 0.1, 0.7)),
+        "insert": lambda m: insert(m, extract(table(), BOX), shift),
+        "recolor": lambda m: recolor(m, BOX, (1, 2, 3)),
+        "freeze": lambda m: freeze(m, BOX),
+    }
+
+
+@pytest.mark.parametrize("name", edits())
+def test_undo_and_redo_are_exact(name):
+    before = table()
+    after, record = edits()[name](before)
+    back, undone = revert(after, record)
+    again, redone = revert(back, undone, "redo")
+    assert same_map(back, before) and same_map(again, after)
+    assert (undone.kind, redone.kind) == ("undo", "redo") and undone.details["of"] == redone.details["of"]
+
+
+def test_a_history_goes_back_and_forth():
+    memory, states, history = table(), [table()], EditHistory()
+    for name in ("recolor", "insert", "move"):
+        memory, record = edits()[name](memory)
+        history = history.with_edit(record)
+        states.append(memory)
+    for expected in reversed(states[:-1]):
+        memory, history, _ = history.undo(memory)
+        assert same_map(memory, expected)
+    with pytest.raises(EditError, match="undo"):
+        history.undo(memory)
+    for expected in states[1:]:
+        memory, history, _ = history.redo(memory)
+        assert same_map(memory, expected)
+    with pytest.raises(EditError, match="redo"):
+        history.redo(memory)
+    memory, history, _ = history.undo(memory)
+    memory, record = edits()["remove"](memory)
+    with pytest.raises(EditError, match="redo"):
+        history.with_edit(record).redo(memory)
+
+
+def test_undo_keeps_what_was_seen_meanwhile():
+    before = room_map(2)
+    region = Box((2, 0, 0), (0.6, 1.2, 1.2))
+    after, record = remove(before, region)
+    grown, growth = after.update(*clip_at(0.3, seed=7), step=7)
+    assert growth.added > 0
+    back, _ = revert(grown, record)
+    seen = grown.points()
+    kept = {tuple(p) for p in back.points()["position"].tolist()}
+    assert all(tuple(p) in kept for p in seen["position"].tolist())
+    assert back.num_points > grown.num_points
+    assert_sound(back)
+
+
+def test_undo_of_an_insertion_after_more_steps_takes_only_the_insertion():
+    before = room_map(2)
+    cloud = one_point(0.9, 0.1, 0.1)
+    after, record = insert(before, cloud)
+    grown, _ = after.update(*clip_at(0.3, seed=7), step=7)
+    straight, _ = before.update(*clip_at(0.3, seed=7), step=7)
+    assert same_map(revert(grown, record)[0], straight)
+
+
+# -- keyframes -----------------------------------------------------------------------------------------------
+
+
+def test_pictures_that_saw_the_change_are_repainted_and_others_are_the_same_objects():
+    keyframes = keyframes_of([0.0, math.pi])
+    memory = SceneMemory(voxel=0.02)
+    for keyframe in keyframes:
+        rgb = keyframe.frame.movedim(-1, 0)[None].float() / 255
+        memory, _ = memory.update(
+            rgb,
+            keyframe.depth[None].float(),
+            torch.ones(1, HEIGHT, WIDTH),
+            keyframe.c2w[None],
+            K,
+            keyframe.step,
+        )
+    region = Box((2, -0.1, 0), (0.3, 0.8, 0.8))
+    after, record = recolor(memory, region, (255, 0, 255), keep_shading=False)
+    assert stale(keyframes, record, K) == [0]
+    painted = repaint(keyframes, memory, after, record, K)
+    assert painted[1] is keyframes[1]
+    changed = (painted[0].frame != keyframes[0].frame).any(-1)
+    centre = painted[0].frame[HEIGHT // 2, WIDTH // 2].tolist()
+    assert centre[0] > 200 and centre[1] < 60 and centre[2] > 200
+    assert 0.02 < changed.float().mean() < 0.6
+    gone, record = remove(memory, region)
+    emptied = repaint(keyframes, memory, gone, record, K)[0]
+    assert emptied.depth[HEIGHT // 2, WIDTH // 2] == 0
+    assert (emptied.depth[~(emptied.depth != keyframes[0].depth)] > 0).all()
+
+
+# -- bad input -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Box((0, 0, 0), (1, -1, 1)), lambda: Box((0, 0, 0), (0, 1, 1)), lambda: Box((0, 0, np.nan), (1, 1, 1)),
+        lambda: Box((0, 0, 0), (1, np.inf, 1)), lambda: Box((0, 0), (1, 1, 1)), lambda: Box("abc", (1, 1, 1)),
+        lambda: Box((0, 0, 0), (1, 1, 1), np.diag([1, 1, -1])), lambda: Box((0, 0, 0), (1, 1, 1), np.ones((3, 3))),
+        lambda: Box.between((0, 0, 0), (1, -1, 1)), lambda: Box.between((1, 1, 1), (0, 0, 0)),
+        lambda: Mask(np.zeros(5, bool), EYE, LENS), lambda: Mask(np.zeros(SIZE), EYE, LENS),
+        lambda: Mask(np.ones(SIZE, bool), EYE * 2, LENS), lambda: Mask(np.ones(SIZE, bool), EYE, LENS * 0),
+        lambda: Click((-1, 5), EYE, LENS, SIZE), lambda: Click((128, 5), EYE, LENS, SIZE),
+        lambda: Click((np.nan, 5), EYE, LENS, SIZE), lambda: Click((5, 5), EYE[:3], LENS, SIZE),
+        lambda: Click((5, 5), None, LENS, SIZE), lambda: Click((5, 5), EYE, LENS, SIZE, colour_tolerance=0),
+        lambda: Click((5, 5), EYE, LENS, SIZE, max_radius=np.nan),
+    ],
+)  # fmt: skip
+def test_impossible_regions(make):
+    with pytest.raises(EditError):
+        make()
+
+
+CLOUD = one_point(0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda m: remove(m, Box((50, 50, 50), (1, 1, 1))), lambda m: move(m, Box((9, 9, 9), (1, 1, 1)), np.eye(4)),
+        lambda m: move(m, BOX, np.zeros((4, 4))), lambda m: move(m, BOX, np.diag([1, 1, 2, 1])),
+        lambda m: move(m, BOX, np.full((4, 4), np.nan)), lambda m: move(m, BOX, np.eye(3)),
+        lambda m: move(m, BOX, None), lambda m: move(m, BOX, shifted(1e5, 0, 0)),
+        lambda m: rotate(m, BOX, (np.nan, 0, 0)), lambda m: rotate(m, BOX, (0, 0)),
+        lambda m: rotate(m, BOX, (0, 0, 1), "x"), lambda m: recolor(m, BOX, (300, 0, 0)),
+        lambda m: recolor(m, BOX, (-1, 0, 0)), lambda m: recolor(m, BOX, "red"),
+        lambda m: insert(m, CLOUD, scale=0), lambda m: insert(m, CLOUD, scale=np.nan),
+        lambda m: insert(m, CLOUD, np.ones((4, 4))), lambda m: insert(m, one_point(0, 0, 0, count=0)),
+        lambda m: PointCloud.of_mesh([[0, 0, 0]], [[0, 1, 2]], np.zeros((1, 3), np.uint8)),
+        lambda m: PointCloud.of_mesh([[0, 0, np.nan]], [[0, 0, 0]], np.zeros((1, 3), np.uint8)),
+        lambda m: PointCloud.of_mesh(np.eye(3), [[0, 1, 2]], np.zeros((3, 3), np.uint8), spacing=0),
+    ],
+)  # fmt: skip
+def test_impossible_edits_leave_the_map_as_it_was(edit):
+    memory = table()
+    with pytest.raises(EditError):
+        edit(memory)
+    assert same_map(memory, table())
+
+
+def test_edits_that_are_too_large():
+    small = map_of_points([[0.01, 0.01, 0.01]], max_points=2)
+    many = PointCloud.of_mesh(np.eye(3), [[0, 1, 2]], np.zeros((3, 3), np.uint8))
+    with pytest.raises(WorldTooLargeError, match="max_points"):
+        insert(small, many)
+    with pytest.raises(WorldTooLargeError, match="spacing"):
+        PointCloud.of_mesh(np.eye(3), [[0, 1, 2]], np.zeros((3, 3), np.uint8), spacing=1e-5)
+    full = map_of_points([[0.01, 0.01, 0.01], [0.5, 0.5, 0.5]], max_points=2, on_full="error")
+    with pytest.raises(WorldFullError):
+        insert(full, CLOUD, shifted(5, 0, 0))
+
+
+def test_a_record_is_plain_data():
+    _, record = move(table(), BOX, np.eye(4))
+    _, clicked = freeze(table(), Click(pixel_of((0.9, -0.1, 0.31)), EYE, LENS, SIZE))
+    for one in (record, clicked):
+        assert json.loads(json.dumps(one.as_dict())) == one.as_dict()
