@@ -118,7 +118,7 @@ class Evidence:
             old = _colour_classes(self.expected, 0.62)
             # Pixels that only a moved edge explains: the expected colour is near by.
             for i, colour in enumerate(COLOURS):
-                masks[colour] &= ~ndimage.binary_dilation(old == i, np.ones((1, 5, 5)))
+                masks[colour] &= ~_near(old == i)
             changed = np.abs(self.clip.astype(np.int16) - self.expected).max(-1) > 40
             masks = {colour: mask & changed for colour, mask in masks.items()}
         return masks
@@ -128,7 +128,7 @@ class Evidence:
         if self.expected is None:
             return dark
         old = (self.expected.max(-1) < DARK_LIMIT + 20) & self._known
-        return dark & ~ndimage.binary_dilation(old, np.ones((1, 5, 5)))
+        return dark & ~_near(old)
 
     @functools.cached_property
     def _known(self) -> np.ndarray:
@@ -216,22 +216,26 @@ class Evidence:
         )
 
 
+def _near(mask: np.ndarray) -> np.ndarray:
+    """Pixels [T, H, W] within two pixels of the mask."""
+    return ndimage.maximum_filter(mask, (1, 5, 5)) if mask.any() else mask
+
+
 def _colour_classes(frames: np.ndarray, saturation: float) -> np.ndarray:
     """Index into `COLOURS` of every saturated pixel [..., H, W], -1 elsewhere."""
-    rgb = frames.astype(np.float32)
-    high, low = rgb.max(-1), rgb.min(-1)
-    spread = np.maximum(high - low, 1e-3)
-    r, g, b = rgb[..., 0], rgb[..., 1], rgb[..., 2]
+    high, low = frames.max(-1).astype(np.float32), frames.min(-1).astype(np.float32)
+    spread = high - low
+    good = (spread > saturation * high) & (high > 70)
+    classes = np.full(good.shape, -1)
+    r, g, b = frames[good].astype(np.float32).T
+    top, span = high[good], spread[good]
     hue = (
-        np.where(
-            high == r, (g - b) / spread % 6, np.where(high == g, (b - r) / spread + 2, (r - g) / spread + 4)
-        )
+        np.where(top == r, (g - b) / span % 6, np.where(top == g, (b - r) / span + 2, (r - g) / span + 4))
         * 60
     )
-    distance = np.abs((hue[..., None] - np.array(list(HUES.values()), dtype=np.float32) + 180) % 360 - 180)
-    nearest = distance.argmin(-1)
-    good = (spread > saturation * high) & (high > 70) & (distance.min(-1) < HUE_LIMIT)
-    return np.where(good, nearest, -1)
+    distance = np.abs((hue[:, None] - np.array(list(HUES.values()), dtype=np.float32) + 180) % 360 - 180)
+    classes[good] = np.where(distance.min(1) < HUE_LIMIT, distance.argmin(1), -1)
+    return classes
 
 
 def _largest_share(mask: np.ndarray, frames: np.ndarray) -> float:

@@ -89,7 +89,7 @@ class SimScene:
         self._activity = Activity(self.engine, movable)
         self._conditions: dict[str, conditions.Condition] = {}
         self._events = 0
-        self._bounds: list[tuple[np.ndarray, np.ndarray]] | None = None
+        self._bounds: tuple[np.ndarray, np.ndarray] | None = None
 
     @classmethod
     def from_name(cls, name: str) -> SimScene:
@@ -124,16 +124,16 @@ class SimScene:
         top = 4.0 if self.plan.outdoor else h
         if abs(x) > w / 2 - radius or abs(y) > d / 2 - radius or not radius <= z <= top - radius:
             return False
-        point = np.array([x, y, z])
-        return all(
-            np.linalg.norm(point - np.clip(point, low, high)) >= radius for low, high in self._obstacles()
-        )
+        point, (low, high) = np.array([x, y, z]), self._obstacles()
+        return bool((np.linalg.norm(point - np.clip(point, low, high), axis=1) >= radius).all())
 
-    def _obstacles(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Bounds of everything that stands, lies or moves in the scene, as of the last change."""
+    def _obstacles(self) -> tuple[np.ndarray, np.ndarray]:
+        """Lower and upper corners [n, 3] of everything that stands, lies or moves, as of the last change."""
         if self._bounds is None:
             bounds = [self.engine.bounds(body) for body in self._names if body not in self._shell]
-            self._bounds = [(low, high) for low, high in bounds if (high > low).all()]
+            solid = [(low, high) for low, high in bounds if (high > low).all()]
+            low, high = np.reshape(solid, (-1, 2, 3)).swapaxes(0, 1)
+            self._bounds = (low, high)
         return self._bounds
 
     def room_ahead(self, c2w: np.ndarray, radius: float = 0.3) -> float:
