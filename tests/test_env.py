@@ -9,10 +9,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
-from untrained import write_untrained
 
 import spatia_env
 from spatia_env.errors import ActionError, ClosedEnvError, PoseError, PromptError, SpatiaError
+from untrained import write_untrained
 
 SIZE = (64, 96)
 IDS = ("Spatia-v0", "SpatiaPath-v0", "SpatiaDiscrete-v0", "SpatiaRL-v0")
@@ -90,7 +90,9 @@ def test_two_processes_agree_at_full_size(name):
 
 
 def _digest(observation):
-    return hashlib.sha256(b"".join(np.ascontiguousarray(observation[k]).tobytes() for k in sorted(observation)))
+    return hashlib.sha256(
+        b"".join(np.ascontiguousarray(observation[k]).tobytes() for k in sorted(observation))
+    )
 
 
 def _step(env, camera=AHEAD, event=""):
@@ -124,7 +126,7 @@ def test_pose_is_the_executed_path(env):
 
 
 def test_known_is_what_memory_rendered(env):
-    observation, *_ , info = _step(env, [0, 0, 0, 0, 1, 0])
+    observation, *_, info = _step(env, [0, 0, 0, 0, 1, 0])
     assert 0 < (observation["known"] == 255).mean() < 1
     assert info["memory"]["added"] > 0
 
@@ -264,7 +266,9 @@ def test_after_close_there_is_one_clear_error(model):
         env.reset()
 
 
-@pytest.mark.parametrize("options", [{"size": (100, 128)}, {"size": (10**6, 128)}, {"memory": "all"}, {"slam": "x"}])
+@pytest.mark.parametrize(
+    "options", [{"size": (100, 128)}, {"size": (10**6, 128)}, {"memory": "all"}, {"slam": "x"}]
+)
 def test_bad_arguments_are_refused(model, options):
     with pytest.raises(ActionError):
         gym.make("spatia_env:Spatia-v0", model=model, **options)

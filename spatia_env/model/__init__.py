@@ -1,0 +1,1 @@
+"""The world model: transformer, autoencoder, text, conditioning, sampling and checkpoints. It knows tensors only."""

@@ -15,6 +15,12 @@ HEAD_CHANNELS = 7
 """Output planes per pixel: imagined colour (3), how much of the render to show (1), its light (3)."""
 
 
+def zero(layer: nn.Conv2d) -> None:
+    """Start a layer at zero, so that what it adds is nothing until it has learnt something."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+
+
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions around SiLU; the second starts at zero, so a fresh block is the identity."""
 
@@ -22,10 +28,10 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
+        zero(self.conv2)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Features [N, C, H, W] to features of the same shape."""
         return x + self.conv2(F.silu(self.conv1(F.silu(x))))
 
 
@@ -77,8 +83,7 @@ class TinyAutoencoder(ModelMixin, ConfigMixin):
         self.render_in = nn.Conv2d(4 * 16, fine, 3, padding=1)
         self.decoder_fine = nn.Sequential(*(ResidualBlock(fine) for _ in range(decoder_blocks[0])))
         self.head = nn.Conv2d(fine, HEAD_CHANNELS * 16, 3, padding=1)
-        nn.init.zeros_(self.render_in.weight)
-        nn.init.zeros_(self.render_in.bias)
+        zero(self.render_in)
         # Statistics of the raw latents, so that the world model sees zero mean and unit variance.
         self.register_buffer("latent_mean", torch.zeros(latent_channels))
         self.register_buffer("latent_std", torch.ones(latent_channels))
@@ -115,11 +120,11 @@ class TinyAutoencoder(ModelMixin, ConfigMixin):
     def decode_raw(self, raw: Tensor, render: Tensor | None = None, known: Tensor | None = None) -> Tensor:
         """Images [N, 3, H, W] of raw latents [N, C, h, w], a render [N, 3, H, W] and its mask [N, 1, H, W]."""
         x = self.decoder_coarse(raw.contiguous(memory_format=torch.channels_last))
-        if render is not None:
+        if render is not None and known is not None:
             x = x + self.render_in(F.pixel_unshuffle(torch.cat([render * known, known], dim=1), 4))
         planes = F.pixel_shuffle(self.head(self.decoder_fine(x)), 4)
         colour = planes[:, :3]
-        if render is None:
+        if render is None or known is None:
             return colour
         # Work in [0, 1] where light is a gain: night, fog and coloured lamps scale what the map remembers.
         share = torch.sigmoid(planes[:, 3:4]) * known

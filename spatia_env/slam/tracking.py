@@ -38,9 +38,20 @@ VIEWS = 2
 class View(Protocol):
     """The map along the commanded path: `rgb` [T, 3, H, W] in [0, 1], `depth` [T, H, W] m, `known` [T, H, W]."""
 
-    rgb: Tensor
-    depth: Tensor
-    known: Tensor
+    @property
+    def rgb(self) -> Tensor:
+        """Colours."""
+        ...
+
+    @property
+    def depth(self) -> Tensor:
+        """z-depth."""
+        ...
+
+    @property
+    def known(self) -> Tensor:
+        """Coverage."""
+        ...
 
 
 @dataclass(frozen=True)

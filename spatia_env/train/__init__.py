@@ -1,0 +1,1 @@
+"""From seeds to the embedded checkpoint: data, autoencoder, geometry, world model, packing."""

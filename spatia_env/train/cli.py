@@ -3,7 +3,8 @@
 data, autoencoder, encode, geometry, world-model, ship: in this order; `--loop.minutes` says how long.
 """
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import tyro
 
@@ -26,7 +27,7 @@ Stage = (
 def main(argv: list[str]) -> int:
     """Run one stage and print its figures."""
     config = tyro.cli(Stage, prog="spatia train", description=__doc__, args=argv)  # type: ignore[call-overload]
-    runners = {
+    runners: dict[type, Callable[[Any], Any]] = {
         DataConfig: render_data,
         AutoencoderConfig: train_autoencoder,
         EncodeConfig: encode,

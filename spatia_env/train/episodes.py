@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 
-from spatia_env.cameras import path_from_twist
 from spatia_env import vocabulary
+from spatia_env.cameras import path_from_twist
 from spatia_env.model.text import compose_text
+from spatia_env.sim.scenes import SimScene
 
 FRAMES = 8
 FRAME_SECONDS = 0.1
@@ -43,8 +44,6 @@ def record_episode(seed: int, config: EpisodeConfig, split: str) -> dict:
     [1+8n, H, W], `c2w` f32 [1+8n, 4, 4], `K` f32 [3, 3] and `meta` (seed, prompt, and per clip the event's
     name and text, the composed text, and whether a condition lay on the light or the air).
     """
-    from spatia_env.sim.scenes import SimScene
-
     rng = np.random.default_rng([seed, 20917])
     scene = SimScene(seed)
     try:
@@ -53,7 +52,7 @@ def record_episode(seed: int, config: EpisodeConfig, split: str) -> dict:
         scene.close()
 
 
-def _record(scene, rng: np.random.Generator, config: EpisodeConfig, split: str, seed: int) -> dict:
+def _record(scene: SimScene, rng: np.random.Generator, config: EpisodeConfig, split: str, seed: int) -> dict:
     size = (config.height, config.width)
     c2w = torch.as_tensor(np.asarray(scene.initial_c2w), dtype=torch.float32)
     shots, poses, clips = [scene.render(c2w.numpy(), *size)], [c2w], []
@@ -87,7 +86,9 @@ def _record(scene, rng: np.random.Generator, config: EpisodeConfig, split: str, 
     }
 
 
-def _maybe_event(scene, rng: np.random.Generator, share: float, split: str, c2w) -> tuple[str, str]:
+def _maybe_event(
+    scene: SimScene, rng: np.random.Generator, share: float, split: str, c2w: torch.Tensor
+) -> tuple[str, str]:
     if rng.random() >= share:
         return "", ""
     name = str(rng.choice(possible_events(tuple(scene.conditions), rng)))
@@ -111,7 +112,7 @@ def possible_events(conditions: tuple[str, ...], rng: np.random.Generator) -> li
 class RandomWalk:
     """Camera moves as users make them: mostly one or two degrees of freedom, returns, standstills."""
 
-    def __init__(self, scene, rng: np.random.Generator) -> None:
+    def __init__(self, scene: SimScene, rng: np.random.Generator) -> None:
         self.scene, self.rng = scene, rng
         self.undo: list[np.ndarray] = []
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -49,7 +50,7 @@ class LoopConfig:
     """compute losses under bfloat16 autocast (worth it on a GPU; convolutions on a CPU get slower)"""
 
 
-Loss = Callable[[object], tuple[Tensor, dict[str, float]]]
+Loss = Callable[[Any], tuple[Tensor, dict[str, float]]]
 
 
 class Trainer:

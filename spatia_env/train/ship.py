@@ -8,6 +8,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -72,7 +73,7 @@ def _half(tensor: Tensor) -> Tensor:
     return tensor.detach().to(torch.float16 if tensor.is_floating_point() else tensor.dtype).contiguous()
 
 
-def _write_config(config: ShipConfig, parts: dict[str, torch.nn.Module]) -> None:
+def _write_config(config: ShipConfig, parts: dict[str, Any]) -> None:
     description = {
         "format": FORMAT,
         "name": config.out.name,
@@ -87,10 +88,10 @@ def _write_config(config: ShipConfig, parts: dict[str, torch.nn.Module]) -> None
 
 
 def _write_card(config: ShipConfig, sizes: dict[str, float], total: float) -> None:
-    rows = [
-        f"| {stage} | {sizes[f'{part}_parameters_m']} M | {_steps(config.runs / stage)} | {_figures(config.runs / stage)} |"
-        for stage, part in STAGES.items()
-    ]
+    rows = []
+    for stage, part in STAGES.items():
+        run = config.runs / stage
+        rows.append(f"| {stage} | {sizes[f'{part}_parameters_m']} M | {_steps(run)} | {_figures(run)} |")
     (config.out / "README.md").write_text(CARD.format(rows="\n".join(rows), total=round(total, 1)))
 
 

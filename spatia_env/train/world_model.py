@@ -112,7 +112,9 @@ def train_world_model(config: WorldModelConfig) -> dict[str, float]:
     trainer = Trainer(model, config.loop)
     generator = torch.Generator().manual_seed(config.seed + trainer.step)
     rng = np.random.default_rng([config.seed, trainer.step])
-    batches = clip_batches(EpisodeStore(config.data), config.batch, rng, config.forget_share, blank_latents(model))
+    batches = clip_batches(
+        EpisodeStore(config.data), config.batch, rng, config.forget_share, blank_latents(model)
+    )
     dev = dev_batches(EpisodeStore(config.dev))
     return trainer.run(
         batches, lambda batch: world_loss(model, batch, config, generator), lambda: evaluate(model, dev)
@@ -134,7 +136,8 @@ def world_loss(
         noisy_one[:, None, None, None, None], add_noise(clean, noise, level), batch.conditions.start
     )
     predicted = predict_clean(model.transformer, start, level, batch.conditions)
-    coarse = F.adaptive_avg_pool3d(batch.weight, clean.shape[2:])
+    frames, height, width = clean.shape[2:]
+    coarse = F.adaptive_avg_pool3d(batch.weight, (frames, height, width))
     latent_loss = ((predicted - clean).square() * coarse).mean()
     pick = torch.randint(clean.shape[2], (config.pixel_frames,), generator=generator)
     shown = model.autoencoder.decode(predicted[:, :, pick], batch.render[:, :, pick], batch.known[:, :, pick])
@@ -273,7 +276,7 @@ def make_batch(
     return Batch(conditions, stacked["clean"], stacked["frames"], stacked["render"], known, weight)
 
 
-def _sample(episode, clip: int, rng: np.random.Generator | None) -> dict:
+def _sample(episode: EpisodeFile, clip: int, rng: np.random.Generator | None) -> dict:
     span = slice(1 + FRAMES * clip, 1 + FRAMES * (clip + 1))
     before = [max(0, i) for i in range(span.start - PRECEDING, span.start)]
     latents = episode.latents("frames").float()
