@@ -276,7 +276,8 @@ class SpatiaEnv(gym.Env):
 
     def _understand(self, frames: Tensor, path: Tensor, view: Render) -> Geometry:
         rgb = contract.to_floats(frames)
-        return self.estimator(rgb, path, self.world.state.K, view.rgb, view.depth, view.known)
+        state = self.world.state
+        return self.estimator(rgb, path, state.K, view.rgb, view.depth, view.known, state.ground)
 
     def _track(self, frames: Tensor, geometry: Geometry, path: Tensor, view: Render) -> TrackResult:
         if self.slam == "off" or not self.remembers:

@@ -70,7 +70,7 @@ def begin(
     rgb = start.frame.movedim(-1, 0)[None].float() / 255
     c2w, nothing = start.c2w[None], torch.zeros(1, *size)
     if start.depth is None:
-        geometry = estimator(rgb, c2w, start.K, torch.zeros_like(rgb), nothing, nothing.bool())
+        geometry = estimator(rgb, c2w, start.K, torch.zeros_like(rgb), nothing, nothing.bool(), start.ground)
         # Nothing can be told apart as moving in one picture: all of it is the world.
         geometry = dataclasses.replace(geometry, dynamic=nothing)
         depth, weight = geometry.depth, static_weight(geometry)
@@ -93,6 +93,7 @@ def begin(
         preceding_frames=start.frame.expand(max(num_preceding, 1), -1, -1, -1).clone(),
         depth=depth[0],
         seed=seed,
+        ground=start.ground,
     )
 
 

@@ -22,7 +22,10 @@ EYE_HEIGHT = 1.4
 
 @dataclass(frozen=True)
 class Start:
-    """A first picture `frame` u8 [H, W, 3], its `K` and `c2w`, `prompt`, and what else is known of it."""
+    """A first picture `frame` u8 [H, W, 3], its `K` and `c2w`, `prompt`, and what else is known of it.
+
+    `ground` is the world z in metres that the camera's height is counted from; it gives a lone picture its scale.
+    """
 
     frame: Tensor
     K: Tensor
@@ -30,6 +33,7 @@ class Start:
     prompt: str = ""
     depth: Tensor | None = None
     mask: Tensor | None = None
+    ground: float | None = None
     scene: int | str | None = None
 
     def oracle(self) -> Callable[..., Any]:
@@ -59,6 +63,7 @@ def start_from_scene(scene: int | str, options: dict[str, Any], height: int, wid
             c2w=torch.from_numpy(c2w),
             prompt=simulated.prompt,
             depth=torch.from_numpy(np.ascontiguousarray(shot.depth)) if options.get("depth") else None,
+            ground=0.0,
             scene=scene,
         )
     finally:
@@ -80,6 +85,7 @@ def start_from_image(options: dict[str, Any], height: int, width: int) -> Start:
         K=torch.from_numpy(np.asarray(K, dtype=np.float32)),
         c2w=c2w,
         depth=None if depth is None else torch.from_numpy(fit_depth(depth, size, height, width)),
+        ground=None if "pose" in options else 0.0,
         mask=None if mask is None else torch.from_numpy(fit_mask(mask, size, height, width)),
     )
 

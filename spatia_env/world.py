@@ -44,6 +44,7 @@ class WorldState:
     step: int = 0
     moving: bool = False
     conditions: Conditions = ()
+    ground: float | None = None
     ledger: tuple[LedgerRow, ...] = ()
 
     def step_seed(self) -> int:
@@ -186,6 +187,7 @@ def _to_bundle(state: WorldState) -> Any:
         "seed": state.seed,
         "step": state.step,
         "moving": state.moving,
+        "ground": state.ground,
         "conditions": [list(pair) for pair in state.conditions],
         "ledger": [dataclasses.asdict(row) for row in state.ledger],
     }
@@ -203,6 +205,7 @@ def _from_bundle(bundle: Any) -> WorldState:
         seed=int(meta["seed"]),
         step=int(meta["step"]),
         moving=bool(meta["moving"]),
+        ground=None if meta["ground"] is None else float(meta["ground"]),
         conditions=tuple((str(name), str(phrase)) for name, phrase in meta["conditions"]),
         ledger=tuple(LedgerRow(**row) for row in meta["ledger"]),
         **arrays,

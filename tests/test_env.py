@@ -24,12 +24,20 @@ def model(tmp_path_factory):
     return str(write_untrained(tmp_path_factory.mktemp("model")))
 
 
-@pytest.fixture
-def env(model):
+@pytest.fixture(scope="module")
+def opened(model):
     env = gym.make("spatia_env:Spatia-v0", model=model, size=SIZE)
     env.reset(seed=3, options={"scene": 10003, "depth": True})
-    yield env
+    yield env, env.unwrapped.snapshot()
     env.close()
+
+
+@pytest.fixture
+def env(opened):
+    env, start = opened
+    env.unwrapped.restore(start)
+    env.unwrapped.debug = False
+    return env
 
 
 def test_every_id_is_registered():

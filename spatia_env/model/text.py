@@ -8,6 +8,7 @@ import importlib.util
 import unicodedata
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ class WordTextEncoder:
         return torch.where(out.abs().sum(-1, keepdim=True) > 0, out + 0.3 * order, out)
 
     @cached_property
-    def _tokenizer(self):  # noqa: ANN202 - the class comes from the lazily imported package
+    def _tokenizer(self) -> Any:
         from tokenizers import Tokenizer
 
         return Tokenizer.from_file(
