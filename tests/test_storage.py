@@ -241,8 +241,8 @@ def test_maps_of_impossible_grids_are_refused(setting):
 
 def damage_content(path) -> None:
     with sqlite3.connect(path) as base:
-        name, data = base.execute("SELECT hash, data FROM contents ORDER BY length(data) DESC").fetchone()
-        base.execute("UPDATE contents SET data = ? WHERE hash = ?", (data[:-9] + b"\0" * 9, name))
+        row, data = base.execute("SELECT id, data FROM contents ORDER BY length(data) DESC").fetchone()
+        base.execute("UPDATE contents SET data = ? WHERE id = ?", (data[:-9] + b"\0" * 9, row))
     base.close()
 
 
@@ -263,15 +263,14 @@ def put_rows(path, rows: np.ndarray) -> None:
     """Replace the first block of a file by other rows, with hashes that fit."""
 
     def change(manifest):
-        key = manifest["blocks"][0][0]
-        name = codecs.digest(rows)
+        key, _, number = manifest["blocks"][0]
         codec, data = codecs.encode_points(rows, key, manifest["memory"]["voxel"], 50)
+        values = (codec, rows.nbytes, data, manifest["contents"][number][1])
         with sqlite3.connect(path) as base:
-            base.execute(
-                "INSERT OR REPLACE INTO contents VALUES(?, ?, ?, ?)", (name, codec, rows.nbytes, data)
-            )
+            base.execute("UPDATE contents SET codec = ?, size = ?, data = ? WHERE id = ?", values)
         base.close()
-        manifest["blocks"][0] = [key, len(rows), name]
+        manifest["blocks"][0][1] = len(rows)
+        manifest["contents"][number][0] = codecs.digest(rows)
 
     rewrite(path, change)
 
@@ -296,9 +295,17 @@ def world(ram_path):
         (lambda m: m["blocks"][0].__setitem__(1, True), WorldFormatError),
         (lambda m: m["blocks"][0].__setitem__(1, 2.0), WorldFormatError),
         (lambda m: m["blocks"][0].__setitem__(0, 2**62), WorldFormatError),
-        (lambda m: m["blocks"][0].__setitem__(2, "0" * 64), WorldCorruptError),
-        (lambda m: m["blocks"][0].__setitem__(2, "../../etc/passwd"), WorldFormatError),
-        (lambda m: m["blocks"][0].__setitem__(2, m["arrays"]["x"]["hash"]), WorldCorruptError),
+        (lambda m: m["blocks"][0].__setitem__(2, 10**6), WorldFormatError),
+        (lambda m: m["blocks"][0].__setitem__(2, -1), WorldFormatError),
+        (lambda m: m["blocks"][0].__setitem__(2, m["arrays"]["x"]["content"]), WorldCorruptError),
+        (lambda m: m["contents"][0].__setitem__(0, "0" * 64), WorldCorruptError),
+        (lambda m: m["contents"][0].__setitem__(0, "../../etc/passwd"), WorldFormatError),
+        (lambda m: m["contents"][0].__setitem__(1, 10**6), WorldCorruptError),
+        (lambda m: m["contents"][0].__setitem__(1, 2**70), WorldFormatError),
+        (lambda m: m["contents"][0].__setitem__(1, -1), WorldFormatError),
+        (lambda m: m["contents"].append(m["contents"][0]), WorldFormatError),
+        (lambda m: m["contents"].reverse(), WorldCorruptError),
+        (lambda m: m.pop("contents"), WorldFormatError),
         (lambda m: m["blocks"].append(m["blocks"][0]), WorldFormatError),
         (lambda m: m.__setitem__("blocks", {}), WorldFormatError),
         (lambda m: m.pop("keyframes"), WorldFormatError),

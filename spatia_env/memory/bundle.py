@@ -1,4 +1,4 @@
-"""One world, one file: a SQLite database of contents by hash and one manifest for each save.
+"""One world, one file: a SQLite database of contents and a manifest for each save that names them by hash.
 
 A save is one transaction of a rollback journal: it adds the contents that are new, adds a manifest, drops
 what no manifest names any more, and is on the disk when the call returns. A process that dies, a full disk
@@ -16,12 +16,13 @@ import zlib
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from spatia_env.errors import WorldCorruptError, WorldFormatError, WorldTooLargeError
 from spatia_env.memory import codecs, database, files
-from spatia_env.memory.manifest import BundleState, Contents, Read, describe, rebuild, references
+from spatia_env.memory.manifest import BundleState, Contents, Read, content_rows, describe, rebuild
 from spatia_env.memory.plain_json import from_json, to_json
 
 MAX_BYTES = 4 << 30
@@ -46,8 +47,9 @@ class SaveReport:
 def save_bundle(path: str | os.PathLike[str], state: BundleState, keep: int = 1) -> SaveReport:
     """Write a world; the file then holds it, or, if this raises, what it held before.
 
-    (If the very last call of a save fails, to make the removal of the journal durable, it raises although the
-    file holds the new world.) Contents that the file already has from a save or load of this process are not written again.
+    (If the very last call of a save fails, which makes the removal of the journal durable, it raises although
+    the file holds the new world.) Contents that the file has from a save or load of this process are not
+    written again.
 
     Args:
         path: A new file, or one that holds a world.
@@ -62,14 +64,14 @@ def save_bundle(path: str | os.PathLike[str], state: BundleState, keep: int = 1)
     if not isinstance(keep, int) or keep < 1:
         raise WorldFormatError(f"keep={keep!r}: keep at least one save.")
     manifest, contents = describe(state)
-    text = to_json(manifest)
+    to_json(manifest)  # refuse what cannot be written before anything is touched
     with _LOCK, database.errors(target, "saved"):
         if not os.path.lexists(target):
-            report = _create(target, text, contents)
+            report = _create(target, manifest, contents)
             if report is not None:
                 return report
         files.sweep(target)
-        return _extend(target, text, contents, keep)
+        return _extend(target, manifest, contents, keep)
 
 
 def load_bundle(
@@ -95,7 +97,8 @@ def load_bundle(
         database.check_schema(base, target)
         database.check_pages(base, target)
         number, name, text = _manifest(base, save)
-        state = rebuild(from_json(text), _reader(base), max_bytes)
+        manifest = from_json(text)
+        state = rebuild(manifest, _reader(base, content_rows(manifest)), max_bytes)
         base.execute("COMMIT")
         if number == _last(base):
             _VERIFIED[_identity(target)] = name
@@ -113,13 +116,13 @@ def saves(path: str | os.PathLike[str]) -> list[int]:
 # -- writing --------------------------------------------------------------------------------------------
 
 
-def _create(target: Path, text: bytes, contents: Contents) -> SaveReport | None:
+def _create(target: Path, manifest: dict[str, Any], contents: Contents) -> SaveReport | None:
     """Build a new file under another name and link it into place; None if the name is taken meanwhile."""
     # A journal without its world would be taken for the new one's.
     with suppress(FileNotFoundError):
         os.unlink(f"{target}-journal")
-    with files.scratch(target) as (name, handle):
-        with closing(database.connect(name, "rw")) as base:
+    with files.scratch(target) as (temporary, handle):
+        with closing(database.connect(temporary, "rw")) as base:
             # Nobody sees this file before it is whole, so it needs no journal, and one fsync at its end.
             base.execute("PRAGMA journal_mode=OFF")
             base.execute("PRAGMA synchronous=OFF")
@@ -128,22 +131,22 @@ def _create(target: Path, text: bytes, contents: Contents) -> SaveReport | None:
             base.execute("BEGIN")
             for statement in database.SCHEMA.values():
                 base.execute(statement)
-            written = _insert(base, contents, sorted(contents))
-            written += _insert_manifest(base, 1, text)
+            written, rows = _insert(base, contents, {})
+            name, size = _insert_manifest(base, 1, manifest, rows)
             base.execute("COMMIT")
         os.fsync(handle)
         try:
-            os.link(name, target)
+            os.link(temporary, target)
         except FileExistsError:
             return None
         except OSError:  # a file system without hard links
-            os.rename(name, target)
+            os.rename(temporary, target)
         files.sync_folder(target.parent)
-        _VERIFIED[_identity(target)] = codecs.digest(np.frombuffer(text, np.uint8))
-        return SaveReport(1, len(contents), 0, written, os.stat(target).st_size)
+        _VERIFIED[_identity(target)] = name
+        return SaveReport(1, len(contents), 0, written + size, os.stat(target).st_size)
 
 
-def _extend(target: Path, text: bytes, contents: Contents, keep: int) -> SaveReport:
+def _extend(target: Path, manifest: dict[str, Any], contents: Contents, keep: int) -> SaveReport:
     """Add a save to a file that holds a world, in one transaction."""
     with closing(database.open(target, write=True)) as base:
         base.execute("PRAGMA journal_mode=DELETE")
@@ -154,57 +157,72 @@ def _extend(target: Path, text: bytes, contents: Contents, keep: int) -> SaveRep
             number, name, last = _manifest(base)
             # Only what this process wrote or checked is known to be what its hash says.
             verified = _VERIFIED.get(_identity(target)) == name
-            known = references(from_json(last)) if verified else set()
             if not verified:
                 database.check_pages(base, target)
-            new = sorted(contents.keys() - known)
-            written = _insert(base, contents, new) + _insert_manifest(base, number + 1, text)
-            _drop_old(base, number + 1, keep, contents)
+            known = dict(content_rows(from_json(last))) if verified else {}
+            written, rows = _insert(base, contents, known)
+            name, size = _insert_manifest(base, number + 1, manifest, rows)
+            _drop_old(base, number + 1, keep, set(rows.values()), verified)
             base.execute("COMMIT")
         except BaseException:
             with suppress(sqlite3.Error):  # SQLite has rolled back already where it had to
                 base.execute("ROLLBACK")
             raise
-    _VERIFIED[_identity(target)] = codecs.digest(np.frombuffer(text, np.uint8))
-    return SaveReport(number + 1, len(new), len(contents) - len(new), written, os.stat(target).st_size)
+    _VERIFIED[_identity(target)] = name
+    kept = len(contents.keys() & known.keys())
+    return SaveReport(number + 1, len(contents) - kept, kept, written + size, os.stat(target).st_size)
 
 
-def _insert(base: sqlite3.Connection, contents: Contents, names: list[str]) -> int:
+def _insert(
+    base: sqlite3.Connection, contents: Contents, known: dict[str, int]
+) -> tuple[int, dict[str, int]]:
+    """Write the contents that are not `known`; how many bytes they took, and the row of each content."""
     written = 0
-    for name in names:
-        codec, data = contents[name].encode()
-        row = (name, codec, contents[name].size, data)
-        base.execute("INSERT OR REPLACE INTO contents VALUES(?, ?, ?, ?)", row)
+    rows: dict[str, int] = {}
+    for name, content in contents.items():
+        if name in known:
+            rows[name] = known[name]
+            continue
+        codec, data = content.encode()
+        values = (codec, content.size, data)
+        row = base.execute("INSERT INTO contents(codec, size, data) VALUES(?, ?, ?)", values).lastrowid
+        rows[name] = row or 0  # never None after an INSERT
         written += len(data)
-    return written
+    return written, rows
 
 
-def _insert_manifest(base: sqlite3.Connection, number: int, text: bytes) -> int:
-    data = zlib.compress(text, 6)
-    name = codecs.digest(np.frombuffer(text, np.uint8))
+def _insert_manifest(
+    base: sqlite3.Connection, number: int, manifest: dict[str, Any], rows: dict[str, int]
+) -> tuple[str, int]:
+    """Write a manifest; its hash and the bytes it took."""
+    text = to_json({**manifest, "contents": [[name, row] for name, row in rows.items()]})
+    name, data = codecs.digest(np.frombuffer(text, np.uint8)), zlib.compress(text, 6)
     base.execute("INSERT INTO manifests VALUES(?, ?, ?, ?)", (number, name, len(text), data))
-    return len(data)
+    return name, len(data)
 
 
-def _drop_old(base: sqlite3.Connection, number: int, keep: int, contents: Contents) -> None:
+def _drop_old(base: sqlite3.Connection, number: int, keep: int, named: set[int], verified: bool) -> None:
     """Forget all but the last `keep` manifests, and what no manifest names; the pages are used again."""
-    base.execute("DELETE FROM manifests WHERE save <= ?", (number - keep,))
-    named = set(contents)
+    present: set[int] = set()
     for (save,) in base.execute("SELECT save FROM manifests WHERE save < ?", (number,)).fetchall():
-        named |= references(from_json(_manifest(base, save)[2]))
-    present = {name for (name,) in base.execute("SELECT hash FROM contents")}
-    base.executemany("DELETE FROM contents WHERE hash = ?", [(name,) for name in sorted(present - named)])
+        rows = {row for _, row in content_rows(from_json(_manifest(base, save)[2]))}
+        (present if save <= number - keep else named).update(rows)
+    if not verified:  # rows that no manifest names cannot come from us, but may be there
+        present = {row for (row,) in base.execute("SELECT id FROM contents")}
+    base.execute("DELETE FROM manifests WHERE save <= ?", (number - keep,))
+    base.executemany("DELETE FROM contents WHERE id = ?", [(row,) for row in sorted(present - named)])
 
 
 # -- reading --------------------------------------------------------------------------------------------
 
 
-def _reader(base: sqlite3.Connection) -> Read:
-    def read(name: str, size: int) -> np.ndarray:
-        row = base.execute("SELECT codec, size, data FROM contents WHERE hash = ?", (name,)).fetchone()
-        if row is None:
+def _reader(base: sqlite3.Connection, rows: list[tuple[str, int]]) -> Read:
+    def read(number: int, size: int) -> np.ndarray:
+        name, row = rows[number]
+        found = base.execute("SELECT codec, size, data FROM contents WHERE id = ?", (row,)).fetchone()
+        if found is None:
             raise WorldCorruptError(f"the content {name[:12]} is missing.")
-        codec, declared, data = row
+        codec, declared, data = found
         if declared != size or not isinstance(data, bytes):
             raise WorldCorruptError(f"the content {name[:12]} has {declared} bytes where {size} belong.")
         values = codecs.decode(codec, data, size)

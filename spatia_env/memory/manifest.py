@@ -1,8 +1,8 @@
 """What a saved world is made of: the state on one side, a manifest of named contents on the other.
 
-`describe` turns a state into a JSON manifest, which names every array by the hash of its content, and
-`rebuild` turns that back, checking each number that a file claims before it is believed. This module does
-not know where the contents are kept.
+`describe` turns a state into a JSON manifest that refers to arrays by number, and a list of these contents, each
+named by its hash; `rebuild` turns that back, checking each number that a file claims before it is believed. This
+module does not know where the contents are kept.
 """
 
 import dataclasses
@@ -55,18 +55,20 @@ class BundleState:
 
 @dataclass(frozen=True)
 class Content:
-    """One array to be kept: its bytes' hash and how to encode it, which is done only when it is new."""
+    """One array to be kept: its place in the manifest's list and how to encode it, which is done only when new."""
 
+    number: int
     size: int
     encode: Callable[[], tuple[int, bytes]]
 
 
 Contents = dict[str, Content]
-Read = Callable[[str, int], np.ndarray]
+"""By hash, in the order of their numbers."""
+Read = Callable[[int, int], np.ndarray]
 
 
 def describe(state: BundleState) -> tuple[dict[str, Any], Contents]:
-    """The manifest of a state and the contents it names.
+    """The manifest of a state, still without its list of contents, and these contents.
 
     Raises:
         WorldFormatError: If `meta`, `settings` or `arrays` hold what a file cannot.
@@ -85,22 +87,29 @@ def describe(state: BundleState) -> tuple[dict[str, Any], Contents]:
     return manifest, contents
 
 
-def references(manifest: dict[str, Any]) -> set[str]:
-    """Hashes of all contents that a manifest names."""
-    keyframes = typed(manifest, "keyframes", list)
-    found = {typed(row, 2, str) for row in typed(manifest, "blocks", list)}
-    found.update(typed(row, name, str) for row in keyframes for name in ("frame", "depth"))
-    found.update(typed(row, "hash", str) for row in typed(manifest, "arrays", dict).values())
-    return found
+def content_rows(manifest: dict[str, Any]) -> list[tuple[str, int]]:
+    """Hash and row of each content that a manifest names, by their numbers.
+
+    Raises:
+        WorldFormatError: If they are not hashes and rows, or one occurs twice.
+    """
+    rows = [(typed(row, 0, str), typed(row, 1, int)) for row in typed(manifest, "contents", list)]
+    for name, number in rows:
+        if not _HASH.fullmatch(name) or not 0 < number < 2**63:
+            raise WorldFormatError(f"the world's manifest lists {name!r:.70} in row {number!r:.30}.")
+    if len({name for name, _ in rows}) != len(rows) or len({number for _, number in rows}) != len(rows):
+        raise WorldFormatError("the world's manifest lists a content twice.")
+    return rows
 
 
 def rebuild(manifest: dict[str, Any], read: Read, max_bytes: int) -> BundleState:
-    """The state that a manifest describes, its contents taken from `read(hash, size)` (already checked).
+    """The state that a manifest describes; `read(number, size)` gives the bytes of a content, already checked.
 
     Raises:
         WorldFormatError: If any of it is not what this version writes.
         WorldTooLargeError: If it declares more than `max_bytes` in all, before anything is read.
     """
+    names = [name for name, _ in content_rows(manifest)]
     memory = _empty_memory(typed(manifest, "memory", dict))
     blocks = _block_rows(manifest, memory)
     keyframes = [_keyframe_row(row) for row in typed(manifest, "keyframes", list)]
@@ -113,14 +122,15 @@ def rebuild(manifest: dict[str, Any], read: Read, max_bytes: int) -> BundleState
         raise WorldTooLargeError(
             f"the world declares {total / 2**20:.0f} MB; the limit is {max_bytes >> 20} MB (max_bytes)."
         )
-    loaded = {key: _get_block(read, memory, key, count, name) for key, count, name in blocks}
+    source = _Source(read, names)
+    loaded = {key: _get_block(source, memory, key, count, number) for key, count, number in blocks}
     memory = dataclasses.replace(
         memory, blocks=MappingProxyType(loaded), num_points=sum(len(block) for block in loaded.values())
     )
     return BundleState(
         memory=memory,
-        keyframes=[_get_keyframe(read, *row) for row in keyframes],
-        arrays={name: row.get(read) for name, row in arrays.items()},
+        keyframes=[_get_keyframe(source, *row) for row in keyframes],
+        arrays={name: row.get(source) for name, row in arrays.items()},
         meta=typed(manifest, "meta", dict),
         settings=typed(manifest, "settings", dict),
     )
@@ -150,9 +160,12 @@ def _empty_memory(settings: dict[str, Any]) -> SceneMemory:
         raise WorldFormatError(f"the map's settings are impossible: {cause}") from cause
 
 
-def _put_block(contents: Contents, memory: SceneMemory, key: int) -> list[Any]:
+def _add(contents: Contents, name: str, size: int, encode: Callable[[], tuple[int, bytes]]) -> int:
+    return contents.setdefault(name, Content(len(contents), size, encode)).number
+
+
+def _put_block(contents: Contents, memory: SceneMemory, key: int) -> list[int]:
     block = memory.blocks[key]
-    name = DIGESTS.of(block)
     side, voxel = memory.voxels_per_side, memory.voxel
 
     def encode() -> tuple[int, bytes]:
@@ -161,32 +174,31 @@ def _put_block(contents: Contents, memory: SceneMemory, key: int) -> list[Any]:
             raise WorldFormatError(f"block {key} of the map {problem}; the world was not saved.")
         return codecs.encode_points(block, key, voxel, side)
 
-    contents[name] = Content(block.nbytes, encode)
-    return [int(key), len(block), name]
+    return [int(key), len(block), _add(contents, DIGESTS.of(block), block.nbytes, encode)]
 
 
-def _block_rows(manifest: dict[str, Any], memory: SceneMemory) -> list[tuple[int, int, str]]:
+def _block_rows(manifest: dict[str, Any], memory: SceneMemory) -> list[tuple[int, int, int]]:
     rows, before, total = [], -1, 0
     largest = blk.pack_blocks(np.full((1, 3), blk.MAX_BLOCK)).item()
     for row in typed(manifest, "blocks", list):
-        key, count, name = typed(row, 0, int), typed(row, 1, int), _hash(typed(row, 2, str))
+        key, count, number = (typed(row, place, int) for place in range(3))
         if not before < key <= largest:
             raise WorldFormatError(f"block {key} is out of order or out of range.")
         if not 0 < count <= memory.voxels_per_side**3:
             raise WorldFormatError(f"block {key} declares {count} points.")
-        rows.append((key, count, name))
+        rows.append((key, count, number))
         before, total = key, total + count
     if total > memory.max_points:
         raise WorldTooLargeError(f"the map declares {total} points, its own limit is {memory.max_points}.")
     return rows
 
 
-def _get_block(read: Read, memory: SceneMemory, key: int, count: int, name: str) -> np.ndarray:
-    block = blk.freeze(read(name, count * blk.POINT.itemsize).view(blk.POINT))
+def _get_block(source: "_Source", memory: SceneMemory, key: int, count: int, number: int) -> np.ndarray:
+    block = blk.freeze(source.bytes_of(number, count * blk.POINT.itemsize).view(blk.POINT))
     problem = blk.block_problem(block, key, memory.voxel, memory.voxels_per_side)
     if problem:
         raise WorldFormatError(f"block {key} of the map {problem}.")
-    DIGESTS.learn(block, name)
+    DIGESTS.learn(block, source.names[number])
     return block
 
 
@@ -194,10 +206,23 @@ def _get_block(read: Read, memory: SceneMemory, key: int, count: int, name: str)
 
 
 @dataclass(frozen=True)
+class _Source:
+    """Where contents come from, and their hashes."""
+
+    read: Read
+    names: list[str]
+
+    def bytes_of(self, number: int, size: int) -> np.ndarray:
+        if not 0 <= number < len(self.names):
+            raise WorldFormatError(f"the world's manifest lists no content {number}.")
+        return self.read(number, size)
+
+
+@dataclass(frozen=True)
 class _Row:
     """An array that a manifest declares."""
 
-    name: str
+    number: int
     dtype: np.dtype
     shape: tuple[int, ...]
 
@@ -205,21 +230,19 @@ class _Row:
     def num_bytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
 
-    def get(self, read: Read) -> np.ndarray:
-        values = read(self.name, self.num_bytes)
+    def get(self, source: _Source) -> np.ndarray:
+        values = source.bytes_of(self.number, self.num_bytes)
         if self.dtype.kind == "b" and values.size and values.max() > 1:
             raise WorldFormatError("an array of booleans holds other values.")
         array = values.view(self.dtype).reshape(self.shape)
         array.flags.writeable = False
-        DIGESTS.learn(array, self.name)
+        DIGESTS.learn(array, source.names[self.number])
         return array
 
 
-def _put(contents: Contents, array: np.ndarray | Tensor) -> str:
-    name = DIGESTS.of(array)
+def _put(contents: Contents, array: np.ndarray | Tensor) -> int:
     values = as_numpy(array)
-    contents[name] = Content(values.nbytes, lambda: codecs.encode_array(values))
-    return name
+    return _add(contents, DIGESTS.of(array), values.nbytes, lambda: codecs.encode_array(values))
 
 
 def _put_array(contents: Contents, name: str, array: np.ndarray) -> dict[str, Any]:
@@ -227,7 +250,7 @@ def _put_array(contents: Contents, name: str, array: np.ndarray) -> dict[str, An
         raise WorldFormatError(f"array name {name!r:.60}: use letters, digits, '_', '.' and '-'.")
     if not isinstance(array, np.ndarray) or array.dtype.str not in _DTYPES:
         raise WorldFormatError(f"array {name!r}: expected an array of numbers, got {type(array).__name__}.")
-    return {"dtype": array.dtype.str, "shape": list(array.shape), "hash": _put(contents, array)}
+    return {"dtype": array.dtype.str, "shape": list(array.shape), "content": _put(contents, array)}
 
 
 def _array_row(name: str, row: Any) -> _Row:
@@ -235,7 +258,7 @@ def _array_row(name: str, row: Any) -> _Row:
     sizes = all(type(side) is int and 0 <= side < 2**31 for side in shape)
     if not _NAME.fullmatch(name) or dtype not in _DTYPES or len(shape) > 8 or not sizes:
         raise WorldFormatError(f"array {name!r:.60} is declared as {dtype!r:.20} {shape!r:.60}.")
-    return _Row(_hash(typed(row, "hash", str)), np.dtype(dtype), tuple(shape))
+    return _Row(typed(row, "content", int), np.dtype(dtype), tuple(shape))
 
 
 def _put_keyframe(contents: Contents, keyframe: Keyframe) -> dict[str, Any]:
@@ -257,19 +280,13 @@ def _keyframe_row(row: Any) -> tuple[_Row, _Row, Tensor, int]:
         raise WorldFormatError("a keyframe has an impossible pose.")
     if not -(2**31) <= step < 2**31:
         raise WorldFormatError(f"a keyframe declares step {step}.")
-    frame = _Row(_hash(typed(row, "frame", str)), np.dtype("|u1"), (*size, 3))
-    depth = _Row(_hash(typed(row, "depth", str)), np.dtype("<f2"), tuple(size))
+    frame = _Row(typed(row, "frame", int), np.dtype("|u1"), (*size, 3))
+    depth = _Row(typed(row, "depth", int), np.dtype("<f2"), tuple(size))
     return frame, depth, torch.tensor(c2w, dtype=torch.float32).reshape(4, 4), step
 
 
-def _get_keyframe(read: Read, frame: _Row, depth: _Row, c2w: Tensor, step: int) -> Keyframe:
-    picture, metres = (torch.from_numpy(row.get(read).copy()) for row in (frame, depth))
-    DIGESTS.learn(picture, frame.name)
-    DIGESTS.learn(metres, depth.name)
+def _get_keyframe(source: _Source, frame: _Row, depth: _Row, c2w: Tensor, step: int) -> Keyframe:
+    picture, metres = (torch.from_numpy(row.get(source).copy()) for row in (frame, depth))
+    DIGESTS.learn(picture, source.names[frame.number])
+    DIGESTS.learn(metres, source.names[depth.number])
     return Keyframe(picture, metres, c2w, step)
-
-
-def _hash(name: str) -> str:
-    if not _HASH.fullmatch(name):
-        raise WorldFormatError(f"the world's manifest has {name!r:.70} where a hash belongs.")
-    return name
