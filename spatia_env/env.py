@@ -340,6 +340,7 @@ class SpatiaEnv(gym.Env):
             c2w=state.c2w.numpy().copy(),
             start_c2w=state.start_c2w.numpy().copy(),
             frame=observation["frames"][-1].copy(),
+            start_frame=state.keyframes[0].frame.numpy().copy(),
             growth_points=growth.added,
             growth_area=growth.area,
             known_share=float(observation["known"].mean() / 255),

@@ -211,8 +211,8 @@ class SceneMemory:
         return keys[inside.any(0).numpy()]
 
     def _render(self, points: np.ndarray, c2w: Tensor, K: Tensor, height: int, width: int) -> Render:
-        position = torch.from_numpy(np.ascontiguousarray(points["position"])).to(K.device)
-        colour = torch.from_numpy(np.ascontiguousarray(points["colour"])).to(K.device).float() / 255
+        position = torch.from_numpy(np.array(points["position"])).to(K.device)
+        colour = torch.from_numpy(np.array(points["colour"])).to(K.device).float() / 255
         radius = torch.from_numpy(points["radius"].astype(np.float32)).to(K.device)
         # Finer samples dominate: a wall seen from one metre is sharper than the same wall from five.
         weight = (0.01 / radius.clamp_min(1e-3)) ** 2

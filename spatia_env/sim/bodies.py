@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pybullet
 from numpy.typing import ArrayLike
 
 from spatia_env.sim import shapes
+from spatia_env.sim.quiet import pybullet
 from spatia_env.sim.shapes import Mesh
 
 if TYPE_CHECKING:

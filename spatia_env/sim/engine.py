@@ -12,10 +12,10 @@ import tempfile
 import weakref
 
 import numpy as np
-import pybullet
 from PIL import Image
 
 from spatia_env.sim.furniture import Part
+from spatia_env.sim.quiet import pybullet
 from spatia_env.sim.shapes import Mesh
 
 NEAR, FAR = 0.05, 30.0

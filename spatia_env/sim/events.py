@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pybullet
 
 from spatia_env.sim import assets, shapes
 from spatia_env.sim.bodies import (
@@ -38,6 +37,7 @@ from spatia_env.sim.bodies import (
     push,
 )
 from spatia_env.sim.placement import crossing, find_place
+from spatia_env.sim.quiet import pybullet
 
 if TYPE_CHECKING:
     from spatia_env.sim.scenes import SimScene

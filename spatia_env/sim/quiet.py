@@ -1,0 +1,23 @@
+"""PyBullet, imported without its greeting: it prints a build time to stdout, which would spoil JSON there."""
+
+import os
+import sys
+from types import ModuleType
+
+
+def _import_quietly() -> ModuleType:
+    sys.stdout.flush()
+    # The line is written by C code, so the file descriptor itself has to point elsewhere for a moment.
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        import pybullet
+
+        return pybullet
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
+
+
+pybullet = _import_quietly()
