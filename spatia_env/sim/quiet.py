@@ -1,5 +1,6 @@
 """PyBullet, imported without its greeting: it prints a build time to stdout, which would spoil JSON there."""
 
+import ctypes
 import os
 import sys
 from types import ModuleType
@@ -15,6 +16,8 @@ def _import_quietly() -> ModuleType:
 
         return pybullet
     finally:
+        # C buffers what it prints to a pipe: it must leave while stdout still points nowhere.
+        ctypes.CDLL(None).fflush(None)
         os.dup2(kept, 1)
         os.close(kept)
         os.close(nowhere)
