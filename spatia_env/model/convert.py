@@ -288,14 +288,3 @@ def _only(folder: Path, pattern: str) -> Path:
             "or leave the text encoder out."
         )
     return found[0]
-
-
-def main(argv: list[str]) -> int:
-    """Run `spatia convert` and say what was written."""
-    import tyro
-
-    config = tyro.cli(ConvertConfig, args=argv, prog="spatia convert", description=__doc__.split("\n")[0])
-    report = convert(config, progress=print)
-    counts = ", ".join(f"{name} {count}" for name, count in report.tensors.items())
-    print(f"{report.folder}: {report.bytes / 1e9:.1f} GB; tensors: {counts}")
-    return 0

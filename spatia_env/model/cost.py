@@ -129,8 +129,8 @@ def count_clip(
         clip: Its size.
         network: Instead of the official one.
         dtype: Of weights and tensors.
-        shortened: Count the autoencoder on two short clips and draw the line through them: it works through a clip
-            piece by piece, so both operations and memory grow in a straight line.
+        shortened: Count the autoencoder on two short clips and draw the line through them. It works through a clip
+            piece by piece, so both operations and memory grow in a straight line (checked for the official sizes).
 
     Raises:
         ActionError: If the size or the number of frames does not fit the model.
@@ -148,8 +148,8 @@ def count_clip(
     sides = []
     for name in ("encode", "decode"):
         ends = [dry_run(getattr(steps(frames), name)) for frames in _SHORT]
-        sides.append(_extrapolate(*ends, (clip.frames - _SHORT[0]) / (_SHORT[1] - _SHORT[0])))
-    return ClipCost(clip, dry_run(whole.forward), *sides, sizes)
+        sides.append(_extrapolate(ends[0], ends[1], (clip.frames - _SHORT[0]) / (_SHORT[1] - _SHORT[0])))
+    return ClipCost(clip, dry_run(whole.forward), sides[0], sides[1], sizes)
 
 
 def _extrapolate(first: Cost, second: Cost, place: float) -> Cost:

@@ -168,7 +168,8 @@ def _resident_bytes(network: Network | None) -> int:
     """Weights on the device when blocks come and go: two blocks, and what is no block."""
     transformer, _ = (network or Network()).build(torch.device("meta"), torch.bfloat16)
     blocks = [
-        sum(p.numel() for p in block.parameters()) for block in (*transformer.blocks, *transformer.vae_blocks)
+        sum(p.numel() for p in block.parameters())
+        for block in (*transformer.blocks, *transformer.vace_blocks)
     ]
     rest = sum(p.numel() for p in transformer.parameters()) - sum(blocks)
     return 2 * (rest + 2 * max(blocks))

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
 from spatia_env.errors import CheckpointError
 from spatia_env.safe_folders import read_json, refuse_code
@@ -68,7 +68,7 @@ def read_config(folder: Path, part: str) -> dict[str, Any]:
 
 def load_module(
     cls: type, folder: Path, part: str, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
-) -> nn.Module:
+) -> Any:
     """An instance of our or diffusers' class `cls` from a subfolder, in eval mode, in `dtype` on `device`.
 
     Tensors go from the file to the device one at a time; the module never exists twice.

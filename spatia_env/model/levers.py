@@ -6,10 +6,9 @@ the same picture up to rounding. What is not optional because it costs nothing i
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import nn
 
 from spatia_env.errors import ActionError
 
@@ -102,7 +101,7 @@ LEVERS: tuple[Lever, ...] = (
 
 
 def apply_levers(
-    transformer: nn.Module, autoencoder: nn.Module, levers: Levers, device: torch.device | str
+    transformer: Any, autoencoder: Any, levers: Levers, device: torch.device | str
 ) -> None:
     """Place both networks on `device` as the levers say. Adapters are loaded before this.
 
@@ -143,14 +142,14 @@ def register_blocks_for_caching() -> None:
     )
 
 
-def _set_attention(transformer: nn.Module, name: str) -> None:
+def _set_attention(transformer: Any, name: str) -> None:
     try:
         transformer.set_attention_backend(name)
     except (ValueError, RuntimeError, ImportError) as cause:
         raise ActionError(f"attention {name!r}: not available on this machine ({cause}).") from cause
 
 
-def _place(transformer: nn.Module, autoencoder: nn.Module, offload: str, device: torch.device) -> None:
+def _place(transformer: Any, autoencoder: Any, offload: str, device: torch.device) -> None:
     if offload == "none":
         transformer.to(device)
         autoencoder.to(device)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from spatia_env.memory.release_renderer import render_discs
-from spatia_env.memory.retrieval import match_references, overlap_counts, visible_mask
+from spatia_env.memory.retrieval import Precision, match_references, overlap_counts, visible_mask
 from spatia_env.model.blocks import SinusoidalTime, rope_table
 from spatia_env.model.keymaps import merge_lora, transformer_name
 from spatia_env.model.parity_fixtures import Fixtures, worst
@@ -106,7 +106,8 @@ def retrieval(fixtures: Fixtures) -> Measured:
     past = visible_mask(case["points"][:, :3], case["hist_w2c"], K, size["H"], size["W"])
     wrong = (new != case["new_mask"].bool()).sum() + (past != case["hist_mask"].bool()).sum()
     crafted = case["craft_B"].bool(), case["craft_A"].bool()
-    for precision, short in (("float32", "f32"), ("bfloat16", "bf16")):
+    precisions: tuple[tuple[Precision, str], ...] = (("float32", "f32"), ("bfloat16", "bf16"))
+    for precision, short in precisions:
         counts = overlap_counts(new, past, precision)
         wrong += (counts != case[f"inter_{short}"]).sum()
         for counted, expected in (

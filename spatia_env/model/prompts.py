@@ -80,8 +80,8 @@ class UMT5TextEncoder:
         for text, rows in fresh.items():
             self._remember(text, rows)
         out = torch.zeros(len(texts), MAX_TOKENS, self.dim)
-        for slot, text, rows in zip(out, texts, known, strict=True):
-            found = fresh[text] if rows is None else rows
+        for slot, text, kept in zip(out, texts, known, strict=True):
+            found = fresh[text] if kept is None else kept
             slot[: len(found)] = found.float()
         return out
 

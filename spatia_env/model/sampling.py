@@ -7,6 +7,7 @@ references. Tensors only: this module knows neither the map nor the environment.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -113,7 +114,7 @@ def encode_conditions(
     reference_frames: Tensor | None = None,
 ) -> ClipConditions:
     """Encode what a clip is conditioned on; arguments as in `generate_clip`."""
-    check_clip_size(*scene_render.shape[-2:], multiple=2 * autoencoder.spatial_stride)
+    check_clip_size(scene_render.shape[-2], scene_render.shape[-1], 2 * autoencoder.spatial_stride)
     for name, frames in (
         ("unknown", unknown),
         ("given frames", given_frames),
@@ -164,7 +165,7 @@ def sample_clip(
 
 
 def predict_velocity(
-    transformer: torch.nn.Module,
+    transformer: Any,
     conditions: ClipConditions,
     free: Tensor,
     timestep: float,
@@ -223,4 +224,6 @@ def from_uint8(frames: Tensor) -> Tensor:
 def _one_of(first_frame: Tensor | None, preceding_frames: Tensor | None) -> Tensor:
     if (first_frame is None) == (preceding_frames is None):
         raise ActionError("clip: give first_frame for a first clip, or preceding_frames for a later one.")
-    return first_frame if preceding_frames is None else preceding_frames
+    given = first_frame if preceding_frames is None else preceding_frames
+    assert given is not None  # one of the two, as checked above
+    return given

@@ -57,7 +57,7 @@ def autoencoder_config(
     Raises:
         CheckpointError: If the tensors that tell the sizes are missing, or the statistics do not fit.
     """
-    config = {
+    config: dict[str, Any] = {
         **WAN22_CONFIG,
         "_class_name": "AutoencoderKLWan",
         "base_dim": _shape(shapes, "encoder.conv_in.weight", 5)[0],

@@ -5,6 +5,7 @@ configuration only. See `blocks` for the parts. Tensors only; this module knows 
 """
 
 import math
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -103,8 +104,8 @@ class SpatiaTransformer3DModel(WanTransformer3DModel):
             self.control_input_embedding = nn.Conv3d(
                 control_in_channels, dim, kernel_size=patch_size, stride=patch_size
             )
-            nn.init.zeros_(self.control_input_embedding.weight)
-            nn.init.zeros_(self.control_input_embedding.bias)
+            for parameter in self.control_input_embedding.parameters():
+                nn.init.zeros_(parameter)
         self.norm_out = FP32LayerNorm(dim, eps, elementwise_affine=False)
         self.proj_out = nn.Linear(dim, out_channels * math.prod(patch_size))
         self.scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
@@ -184,14 +185,15 @@ class SpatiaTransformer3DModel(WanTransformer3DModel):
                     nn.init.normal_(module.weight, std=0.02, generator=generator)
                 else:
                     nn.init.xavier_uniform_(module.weight.flatten(1), generator=generator)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         silent = [self.proj_out, *(block.proj_out for block in getattr(self, "vace_blocks", ()))]
         if self.config.control_at_input:
             silent.append(self.control_input_embedding)
         for module in silent:
             nn.init.zeros_(module.weight)
 
-    def _run(self, block: nn.Module, *args: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
+    def _run(self, block: nn.Module, *args: Tensor | None) -> Any:
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return self._gradient_checkpointing_func(block, *args)
         return block(*args)

@@ -64,6 +64,9 @@ class WanAutoencoder(nn.Module):
         CheckpointError: If its statistics do not belong to its channels.
     """
 
+    latents_mean: Tensor
+    latents_std: Tensor
+
     def __init__(self, vae: AutoencoderKLWan) -> None:
         super().__init__()
         self.vae = vae

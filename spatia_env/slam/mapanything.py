@@ -148,7 +148,7 @@ class MapAnythingGeometry:
             raise ActionError(
                 f"MapAnything: got {list(rgb.shape)} frames and {0 if c2w is None else len(c2w)} poses."
             )
-        height, width = network_size(*rgb.shape[-2:], self.long_side, self.patch)
+        height, width = network_size(rgb.shape[-2], rgb.shape[-1], self.long_side, self.patch)
         scaled = None if K is None else _scaled(K, width / rgb.shape[-1], height / rgb.shape[-2])
         views = self._views(rgb, c2w, scaled, height, width)
         said = self.model.infer(
@@ -192,7 +192,8 @@ class MapAnythingGeometry:
 def network_size(height: int, width: int, long_side: int = LONG_SIDE, patch: int = PATCH) -> tuple[int, int]:
     """(height, width), multiples of a patch, at which the network looks at such pictures."""
     scale = long_side / max(height, width)
-    return tuple(max(patch, round(side * scale / patch) * patch) for side in (height, width))
+    rows, columns = (max(patch, round(side * scale / patch) * patch) for side in (height, width))
+    return rows, columns
 
 
 def resize_frame(frame: Tensor, height: int, width: int) -> Tensor:
