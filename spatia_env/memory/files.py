@@ -124,7 +124,8 @@ def scratch(target: Path, folder: bool = False) -> Iterator[tuple[Path, int]]:
     try:
         yield name, handle
     finally:
-        _remove(name)
+        with suppress(OSError):  # what stays is swept by the next writer
+            _remove(name)
         os.close(handle)
 
 
