@@ -100,9 +100,7 @@ LEVERS: tuple[Lever, ...] = (
 )
 
 
-def apply_levers(
-    transformer: Any, autoencoder: Any, levers: Levers, device: torch.device | str
-) -> None:
+def apply_levers(transformer: Any, autoencoder: Any, levers: Levers, device: torch.device | str) -> None:
     """Place both networks on `device` as the levers say. Adapters are loaded before this.
 
     Raises:
