@@ -62,6 +62,18 @@ def render_discs(
     return image[:, :3], image[:, 3]
 
 
+def voxel_means(points: Tensor, colors: Tensor, voxel: float) -> tuple[Tensor, Tensor]:
+    """Points and colours [n, 3], one mean for each cube of side `voxel` metres that holds any."""
+    if len(points) == 0:
+        return points, colors
+    origin = points.min(dim=0).values - voxel / 2
+    cells = ((points - origin) / voxel).floor().long()
+    _, owner, counts = torch.unique(cells, dim=0, return_inverse=True, return_counts=True)
+    both = torch.cat([points, colors], dim=1).double()
+    means = both.new_zeros(len(counts), 6).index_add_(0, owner, both) / counts[:, None]
+    return means[:, :3].to(points.dtype), means[:, 3:].to(colors.dtype)
+
+
 def _project(
     points: Tensor, pose: Tensor, K: Tensor, height: int, width: int, projection: Projection
 ) -> tuple[Tensor, Tensor, Tensor]:
