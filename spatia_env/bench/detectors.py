@@ -295,7 +295,7 @@ def _is(name: str, state: dict[str, float]) -> bool:
         return rg > 1.8 and rb > 1.6
     if name == "sunset":
         return rb > 1.35 and 1.05 < rg < 1.7
-    return state["contrast"] < 0.65 and state["detail"] < 0.75 and light > 0.75 and 0.6 < rb < 1.6
+    return state["contrast"] < 0.75 and state["detail"] < 0.7 and light > 0.8 and 0.6 < rb < 1.6
 
 
 def _neutral(state: dict[str, float]) -> bool:

@@ -73,7 +73,7 @@ def find_place(
         distance, bearing = float(np.clip(rng.normal(wanted, 0.5), 0.7, 3.4)), float(rng.normal(0, 0.12))
         direction = np.array([math.cos(yaw + bearing), math.sin(yaw + bearing), 0.0])
         spot = np.array([eye[0], eye[1], 0.0]) + direction * distance
-        hidden = 8.0 * max(visible - 0.2 - distance, 0.0)  # below the lower edge of the picture
+        hidden = 15.0 * max(visible - 0.1 - distance, 0.0)  # below the lower edge of the picture
         cost = abs(distance - wanted) + abs(bearing) + hidden
         cost += _crowding(scene, eye, spot, radius, sweep, yaw)
         if cost < best_cost:
