@@ -7,10 +7,11 @@ import torch
 from PIL import Image
 
 from spatia_env.cameras import invert_se3
-from spatia_env.errors import ActionError, CaseError
+from spatia_env.errors import ActionError, CaseError, CheckpointError
 from spatia_env.memory.release_renderer import voxel_means
 from spatia_env.model.rounds import Round, plan_rounds
-from spatia_env.release import ReleaseConfig, ReleaseWorld, run_release, through_codec
+from spatia_env.release import ReleaseConfig, main, run_release
+from spatia_env.release_world import ReleaseWorld, through_codec
 from spatia_env.slam.mapanything import Reconstruction
 from test_official import HEIGHT, WIDTH, build
 
@@ -55,9 +56,7 @@ def case(tmp_path):
 
 
 def config_of(case, tmp_path, **changes):
-    config = ReleaseConfig(
-        case=case, model=tmp_path, out=tmp_path / "out", mapanything=tmp_path, width=WIDTH, height=HEIGHT
-    )
+    config = ReleaseConfig(case=case, model=tmp_path, out=tmp_path / "out", width=WIDTH, height=HEIGHT)
     return dataclasses.replace(config, **changes)
 
 
@@ -142,3 +141,11 @@ def test_bad_arguments_are_named(case, tmp_path):
     (case / "prompt.txt").unlink()
     with pytest.raises(CaseError, match="prompt"):
         run_release(config_of(case, tmp_path), build(), Wall())
+
+
+def test_the_command_takes_what_the_release_takes(case, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "--release-exact" in capsys.readouterr().out
+    with pytest.raises(CheckpointError, match="spatia convert"):
+        main(["--case", str(case), "--model", str(tmp_path), "--out", str(tmp_path / "out")])

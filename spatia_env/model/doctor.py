@@ -46,7 +46,7 @@ class Verdict:
 
     Attributes:
         clip: Its size.
-        needs: Bytes by lever, the cheapest in time first.
+        needs: Bytes by lever, those that change no number first.
         lever: The first that fits, or None.
         seconds: Least time of a round at the machine's measured speed.
     """
@@ -105,8 +105,8 @@ def judge(clip: Clip, machine: Machine, network: Network | None = None, tile: in
     needs = {
         "nothing": cost.peak_bytes(),
         'offload="stages"': cost.peak_bytes(stages=True),
-        'offload="stages", float8_weights=True': max(main // 2 + cost.forward.peak_bytes, autoencoder + side),
         'offload="groups"': autoencoder + resident + max(cost.forward.peak_bytes, side),
+        'offload="stages", float8_weights=True': max(main // 2 + cost.forward.peak_bytes, autoencoder + side),
         'offload="groups", vae_tiling=True': max(
             autoencoder + resident + cost.forward.peak_bytes, tiled + resident
         ),
@@ -142,7 +142,8 @@ def report_lines(report: Report) -> list[str]:
         "spatia-tiny: runs (it needs 1 GB and no GPU)",
         f"optional packages missing: {', '.join(missing) or 'none'}",
         "",
-        "official size, 40 steps with guidance, in bfloat16:",
+        "official size, 40 steps with guidance, in bfloat16 (memory is counted, not measured; the text encoder's",
+        "11 GB are needed beside it for new prompts, in main memory by default):",
     ]
     for verdict in report.verdicts:
         lines.append(f"  {verdict.clip.name:<16} {_verdict_text(verdict, machine)}")
@@ -154,7 +155,8 @@ def report_lines(report: Report) -> list[str]:
 def _verdict_text(verdict: Verdict, machine: Machine) -> str:
     if verdict.lever is None:
         least = min(verdict.needs, key=lambda name: verdict.needs[name])
-        return f"does not fit: needs {_gb(verdict.needs[least])} GB with {least}, {_gb(machine.free)} GB are free"
+        levers = "" if least == "nothing" else f" with {least}"
+        return f"does not fit: needs {_gb(verdict.needs[least])} GB{levers}, {_gb(machine.free)} GB are free"
     levers = "" if verdict.lever == "nothing" else f" with {verdict.lever}"
     return f"fits in {_gb(verdict.needs[verdict.lever])} GB{levers}; a round takes at least {_time(verdict.seconds)}"
 
