@@ -150,6 +150,7 @@ def test_fingerprints_tell_checkpoints_apart_only_where_one_plays(config):
         ({"first_seed": 20_000}, "test seeds"),
         ({"first_seed": 5}, "not dev seeds"),
         ({"scenes": 0}, "not dev seeds"),
+        ({"clips": 3}, "an even number"),
         ({"only": ("wlak",)}, "wlak"),
         ({"rows": ("best",)}, "best"),
         ({"events": ("rain_of_frogs",)}, "rain_of_frogs"),

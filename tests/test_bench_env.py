@@ -91,7 +91,8 @@ def test_each_row_is_one_switch(players):
 def test_smoke(tmp_path, untrained):
     """`spatia bench smoke` gives every figure; with the packaged checkpoint where it is there."""
     model = None if (PACKAGED / "spatia-tiny").is_dir() else untrained
-    content = run_bench(BenchConfig("smoke", tmp_path, first_seed=SCENE, size=SIZE, model=model, plots=False))
+    config = BenchConfig("smoke", tmp_path, first_seed=SCENE, clips=2, size=SIZE, model=model, plots=False)
+    content = run_bench(config)
     assert content["failures"] == []
     assert content["problems"] == []
     check_results(content)

@@ -30,6 +30,8 @@ class BenchConfig:
     """only these rows"""
     events: tuple[str, ...] = ()
     """only these events, by name; all for core, two for smoke"""
+    clips: int = 4
+    """clips of a walk and of a loop, an even number"""
     size: tuple[int, int] = (128, 128)
     """height and width in pixels"""
     model: str | None = None
@@ -64,6 +66,8 @@ class BenchConfig:
         for name in ("only", "rows", "events"):
             if getattr(self, name):
                 parts += [f"--{name}", *getattr(self, name)]
+        if self.clips != 4:
+            parts += ["--clips", str(self.clips)]
         if self.size != (128, 128):
             parts += ["--size", *map(str, self.size)]
         return " ".join(parts + (["--model", self.model] if self.model else []))

@@ -103,6 +103,10 @@ def _check(config: BenchConfig) -> None:
             f"bench {config.suite}: scenes {config.seeds[:1]} to {config.seeds[-1:]} are not dev seeds "
             f"({DEV_SEEDS.start}-{DEV_SEEDS.stop - 1}); test seeds are kept for the full benchmark."
         )
+    if config.clips < 2 or config.clips % 2:
+        raise ActionError(
+            f"bench --clips: {config.clips}; give an even number, as loops go out and come back."
+        )
     tasks(config.event_names)
     for name, given, known in (("--only", config.only, SUITES), ("--rows", config.rows, ROWS)):
         unknown = sorted(set(given) - set(known))
@@ -118,7 +122,7 @@ def measure(config: BenchConfig, jobs: list[Job], players: Players, checkpoint: 
 
     units_folder = config.out / "units"
     units_folder.mkdir(parents=True, exist_ok=True)
-    context = Context(players, config.size, movers=config.movers)
+    context = Context(players, config.size, config.clips, config.movers)
     code, units = code_hash(), []
     bar = tqdm(jobs, desc=f"bench {config.suite}", unit="unit", mininterval=1)
     for job in bar:
@@ -188,6 +192,7 @@ def fingerprint_of(config: BenchConfig, job: Job, checkpoint: str, code: str) ->
             "checkpoint": checkpoint if ROWS[job.row].env is not None else "",
             "row": ROWS[job.row].describe(),
             "size": list(config.size),
+            "clips": config.clips,
             "events": list(config.event_names) if job.suite.name == "events" else [],
             "movers": config.movers if job.suite.name == "leakage" else 0,
         }
