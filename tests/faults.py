@@ -13,6 +13,8 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+
 _TRACEME, _SYSCALL, _GETREGS, _SETREGS, _SETOPTIONS = 0, 24, 12, 13, 0x4200
 _TRACESYSGOOD, _EXITKILL = 0x1, 0x100000
 _REGISTERS = 27  # user_regs_struct on x86-64: 27 words
@@ -72,6 +74,7 @@ def run(
 
 def _child(prepare: Callable[[], None], work: Callable[[], None]) -> None:
     code = 3
+    torch.set_num_threads(1)  # torch's pool of threads did not survive the fork: using it would hang
     try:
         prepare()
         _ptrace(_TRACEME, 0, 0, 0)

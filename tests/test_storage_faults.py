@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 import faults
 from maps import keyframes_of, map_of_points, same_map
@@ -162,6 +163,7 @@ def kill_at_random_moments(path: Path, times: int, save: Callable, load: Callabl
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
+            torch.set_num_threads(1)  # torch's pool of threads did not survive the fork: using it would hang
             os.close(reading)
             version = 0
             while True:  # until it is killed
