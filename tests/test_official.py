@@ -7,7 +7,7 @@ import official_models as tiny
 from spatia_env.errors import ActionError, CaseError, CheckpointError
 from spatia_env.model.convert import ConvertConfig, convert
 from spatia_env.model.levers import LEVERS, Levers
-from spatia_env.model.official import SpatiaWanPipeline, load_official
+from spatia_env.model.official import SpatiaWanPipeline, load_official, official_id
 from spatia_env.model.parity_fixtures import worst
 from spatia_env.model.pipeline import ClipShape
 from spatia_env.model.rounds import RoundView, decode_film, generate_rounds, plan_rounds
@@ -84,6 +84,45 @@ def test_a_first_clip_looks_at_no_references():
         for references in (video(2, 4), video(2, 9))
     ]
     assert torch.equal(*results)
+
+
+def test_a_world_that_has_just_begun_shows_its_picture_several_times():
+    pipeline = build()
+    known = torch.ones(1, 1, 8, HEIGHT, WIDTH)
+    picture = video(1, 5)
+    results = [
+        pipeline(["a"], video(8, 2), known, video(2, 4), given, torch.Generator().manual_seed(0))
+        for given in (picture, picture.expand(-1, -1, 5, -1, -1))
+    ]
+    assert torch.equal(*results) and pipeline.adapters.active == ()
+
+
+def test_the_environment_walks_on_the_official_pipeline(monkeypatch):
+    """Two steps of the environment, with the packaged geometry network and the official pipeline in miniature."""
+    import gymnasium as gym
+
+    from spatia_env.model.checkpoints import PACKAGED, Checkpoint
+
+    folder = PACKAGED / "spatia-tiny"
+    if not (folder / "geometry.safetensors").is_file():
+        pytest.skip("no packaged geometry network")
+    pipeline = build()
+    monkeypatch.setattr(
+        "spatia_env.env.load_checkpoint", lambda name: Checkpoint(pipeline, {}, folder, "miniature")
+    )
+    env = gym.make("spatia_env:Spatia-v0", size=(HEIGHT, WIDTH))
+    picture = (torch.rand(HEIGHT, WIDTH, 3, generator=torch.Generator().manual_seed(1)) * 255).byte().numpy()
+    env.reset(seed=0, options={"image": picture})
+    pasts = []
+    generate = pipeline.generate
+    monkeypatch.setattr(
+        pipeline, "generate", lambda *a, **k: pasts.append(k["given_frames"].shape[2]) or generate(*a, **k)
+    )
+    for _ in range(2):
+        observation, *_ = env.step({"camera": env.action_space["camera"].high * 0.3, "event": ""})
+        assert observation["frames"].shape == (8, HEIGHT, WIDTH, 3)
+    assert pasts == [1, 5]  # the first picture, then the last frames
+    env.close()
 
 
 def test_render_over_the_given_frames_may_be_handed_in():
@@ -356,6 +395,10 @@ def lora_without_prefix(path):
     return target
 
 
+def test_a_folder_has_an_id_of_its_weights(folder):
+    assert official_id(folder) == official_id(str(folder)) and official_id(folder).startswith("spatia-wan-")
+
+
 def test_a_folder_that_is_none_is_named(tmp_path):
     with pytest.raises(CheckpointError, match="spatia convert"):
         load_official(tmp_path)
@@ -391,6 +434,7 @@ def test_first_block_cache_keeps_hints_right():
     assert len(skipped) == 1  # the second pass took the remembered residual, hints included
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_blocks_compile_in_one_graph_and_fused_projections_agree():
     torch.manual_seed(0)

@@ -1,5 +1,7 @@
 """The official size behind the same call as the tiny one: text, render, references and past in, a clip out."""
 
+import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,6 +23,7 @@ from spatia_env.model.sampling import Clip, SamplerSettings, encode_conditions, 
 from spatia_env.model.sources import read_small
 from spatia_env.model.transformer import SpatiaTransformer3DModel
 from spatia_env.model.wan_autoencoder import WanAutoencoder
+from spatia_env.safe_folders import read_json
 
 OFFICIAL_SHAPE = ClipShape(
     num_frames=72, num_preceding=9, num_references=7, height=704, width=1248, multiple=32
@@ -79,7 +82,7 @@ class SpatiaWanPipeline(SpatiaPipeline):
             known: Where the render is covered, [B, 1, T or P + T, H, W] in [0, 1].
             reference_frames: Retrieved pictures [B, 3, R, H, W]; not used for a first clip.
             preceding_frames: [B, 3, P, H, W]: P = 1, the first picture, for a first clip; else 4k + 1, the release
-                has 9.
+                has 9. A picture that is repeated P times, as when a world has just begun, counts as one.
             generator: Source of the noise on the CPU, one for all or one per world.
 
         Returns:
@@ -88,18 +91,17 @@ class SpatiaWanPipeline(SpatiaPipeline):
         Raises:
             ActionError: If sizes or numbers of frames do not fit.
         """
-        past = preceding_frames.shape[2]
         clips = []
         for world, sentence in enumerate(prompt):
             row = slice(world, world + 1)
-            render, cover = _whole_clip(
-                scene_render[row], known[row], preceding_frames[row], self.shape.num_frames
-            )
+            given = _given(preceding_frames[row])
+            past = given.shape[2]
+            render, cover = _whole_clip(scene_render[row], known[row], given, self.shape.num_frames)
             clip = self.generate(
                 sentence,
                 render,
                 1 - cover,
-                given_frames=preceding_frames[row],
+                given_frames=given,
                 reference_frames=None if past == 1 else reference_frames[row],
                 generator=generator[world] if isinstance(generator, list) else generator,
             )
@@ -229,6 +231,23 @@ def few_step_layers(path: Path) -> dict[str, Tensor]:
         )
         plain[f"pipe.dit.{name}"] = tensor
     return lora_layers(plain)
+
+
+def official_id(folder: str | Path) -> str:
+    """A name and a hash for the weights of a model folder, from the hashes of what it was made of.
+
+    Raises:
+        CheckpointError: If the folder lacks the note that `spatia convert` leaves.
+    """
+    made = read_json(Path(folder) / "spatia.json")
+    text = json.dumps({"sources": made.get("sources"), "dtype": made.get("dtype")}, sort_keys=True)
+    return f"spatia-wan-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def _given(preceding_frames: Tensor) -> Tensor:
+    """The frames of a history, or the one picture that it repeats."""
+    first = preceding_frames[:, :, :1]
+    return first if bool((preceding_frames == first).all()) else preceding_frames
 
 
 def _whole_clip(
