@@ -144,7 +144,7 @@ class Click:
     c2w: Tensor
     K: Tensor
     size: tuple[int, int]
-    colour_tolerance: float = 0.12
+    colour_tolerance: float = 0.08
     max_radius: float = 1.5
 
     def __post_init__(self) -> None:

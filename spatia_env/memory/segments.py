@@ -1,8 +1,8 @@
 """Growing a segment of a point cloud from one of its points.
 
-Neighbours belong together when their colours differ little and the surface between them is not a concave
-crease. Things are convex where they end and meet what they stand on in a concave crease, so a box is taken
-with all its sides and the floor is not.
+Large planes (floors, walls, table tops) are set aside first, unless the point lies on one: what stands on a floor is
+then no longer joined to it. Of the rest, neighbours belong together when their colours differ little and the
+surface between them is not a concave crease, as things are convex and meet one another in creases.
 """
 
 import numpy as np
@@ -13,6 +13,13 @@ from scipy.spatial import cKDTree
 MAX_NEIGHBOURS = 12
 CREASE = 0.3
 """Sine of the angle (about 17 degrees) by which two points must see each other above their own surface."""
+PLANE_AREA = 0.8
+"""m^2 from which a plane is large: more than the sides of most things, less than the floor around them."""
+PLANE_DEPTH = 0.04
+"""Metres from a plane within which points with its normal belong to it."""
+MAX_PLANES = 6
+_CELL = 0.05  # metres: areas are counted in squares of this edge
+_ALONG = 0.8  # cosine between a point's normal and its plane's
 
 
 def grow(
@@ -41,6 +48,7 @@ def grow(
     )
     near = np.isfinite(distance) & (distance > 0)
     normal = _normals(position, np.where(near, index, 0), near, eye)
+    free = ~_other_planes(position, normal, seed)
     first, column = near.nonzero()
     second, apart = index[first, column], distance[first, column]
     difference = colour[first].astype(np.float64) - colour[second]
@@ -48,7 +56,7 @@ def grow(
     direction = (position[second] - position[first]) / apart[:, None]
     above = (normal[first] * direction).sum(-1) > CREASE
     below = -(normal[second] * direction).sum(-1) > CREASE
-    joined = alike & ~(above & below)
+    joined = alike & ~(above & below) & free[first] & free[second]
     edges = (np.ones(joined.sum()), (first[joined], second[joined]))
     label = connected_components(coo_matrix(edges, shape=(len(position),) * 2), directed=False)[1]
     return label == label[seed]
@@ -62,3 +70,43 @@ def _normals(position: np.ndarray, index: np.ndarray, near: np.ndarray, eye: np.
     normal = np.linalg.eigh(np.einsum("nki,nkj->nij", offset, offset))[1][:, :, 0]
     facing = ((eye - position) * normal).sum(-1)
     return np.where(facing[:, None] < 0, -normal, normal)
+
+
+def _other_planes(position: np.ndarray, normal: np.ndarray, seed: int) -> np.ndarray:
+    """Points bool [n] of large planes on which `seed` does not lie."""
+    left, other = np.ones(len(position), bool), np.zeros(len(position), bool)
+    for _ in range(MAX_PLANES):
+        plane = _largest_plane(position, normal, left)
+        if plane is None:
+            break
+        left &= ~plane
+        if not plane[seed]:
+            other |= plane
+    return other
+
+
+def _largest_plane(position: np.ndarray, normal: np.ndarray, among: np.ndarray) -> np.ndarray | None:
+    """Points bool [n] of a plane that many of the points `among` vote for; None if it is not large."""
+    if not among.any():
+        return None
+    direction = _commonest_direction(normal[among])
+    along = np.abs(normal @ direction) > _ALONG
+    offset = position @ direction
+    votes = np.round(offset[among & along] / PLANE_DEPTH).astype(np.int64)
+    if not len(votes):
+        return None
+    values, counts = np.unique(votes, return_counts=True)
+    at = np.median(offset[among & along][votes == values[counts.argmax()]])
+    plane = among & along & (np.abs(offset - at) <= PLANE_DEPTH)
+    across = np.linalg.svd(direction[None])[2][1:]  # two axes of the plane
+    cells = np.unique(np.floor(position[plane] @ across.T / _CELL), axis=0)
+    return plane if len(cells) * _CELL**2 >= PLANE_AREA else None
+
+
+def _commonest_direction(normal: np.ndarray) -> np.ndarray:
+    """The unit vector [3], up to its sign, that the most normals are near to."""
+    strongest = np.abs(normal).argmax(-1)[:, None]
+    folded = normal * np.sign(np.take_along_axis(normal, strongest, -1))
+    bins, member, counts = np.unique(np.round(folded * 4), axis=0, return_inverse=True, return_counts=True)
+    mean = folded[member.reshape(-1) == counts.argmax()].mean(0)
+    return mean / np.linalg.norm(mean)
