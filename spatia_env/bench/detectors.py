@@ -295,7 +295,9 @@ def _is(name: str, state: dict[str, float]) -> bool:
         return rg > 1.8 and rb > 1.6
     if name == "sunset":
         return rb > 1.35 and 1.05 < rg < 1.7
-    return state["contrast"] < 0.75 and state["detail"] < 0.7 and light > 0.8 and 0.6 < rb < 1.6
+    # Fog takes detail away, and contrast or darkness with it; a blur takes detail alone.
+    veiled = state["contrast"] < 0.75 or light > 1.1
+    return veiled and state["detail"] < 0.7 and light > 0.8 and 0.6 < rb < 1.6
 
 
 def _neutral(state: dict[str, float]) -> bool:
