@@ -125,8 +125,8 @@ class Mask:
 class Click:
     """The connected thing that a picture shows at a pixel.
 
-    It is grown from the point under the pixel over neighbours of similar colour, and stops at concave creases,
-    where things meet the floor or one another; see `segments.grow`.
+    It is grown from the point under the pixel over neighbours of similar colour. Floors, walls and other large
+    planes are set aside first, unless one was clicked; see `segments.grow`.
 
     Args:
         pixel: (u, v): column and row, in pixels of the picture; (0.5, 0.5) is the centre of the first.
