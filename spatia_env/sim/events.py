@@ -1,7 +1,8 @@
 """Movers: what enters a scene when an event is started, and how PyBullet moves it.
 
-Every mover is placed relative to the current camera, 1.4 to 3.2 m ahead where the room is free and in sight, its
-size in proportion to its distance, so that it is seen within the clip (8 frames of 0.1 s) in which it starts. Only
+Every mover is placed relative to the current camera, 1.4 to 3.2 m ahead in the middle of the picture, or as near to
+it as the room is free and in sight; what crosses comes from the left where it can. Its size is in proportion to its
+distance, so that it is seen within the clip (8 frames of 0.1 s) in which it starts. Only
 its first velocity, and for driven or floating things a force, is given; the rest is physics.
 """
 
@@ -49,17 +50,17 @@ def start_mover(scene: SimScene, name: str, c2w: np.ndarray, rng: np.random.Gene
 
 
 def _red_ball(scene: SimScene, c2w: np.ndarray, rng: np.random.Generator) -> list[Mover]:
-    place = find_place(scene, c2w, rng, 0.3, 0.6)
+    place = find_place(scene, c2w, 0.3, 0.6)
     r = 0.27 * place.scale
-    start, way = crossing(scene, place, rng, r)
+    start, way = crossing(scene, place, r)
     body = add_sphere(scene, r, RED, start + [0, 0, r + 0.005], mass=2.0, restitution=0.5)
-    speed = rng.uniform(1.5, 2.1) * place.scale
+    speed = rng.uniform(1.7, 1.9) * place.scale
     push(scene, body, way * speed, np.cross([0, 0, 1], way) * speed / r)
     return [Mover(body, "red_ball_rolls")]
 
 
 def _blue_box(scene: SimScene, c2w: np.ndarray, rng: np.random.Generator) -> list[Mover]:
-    place = find_place(scene, c2w, rng, 0.4)
+    place = find_place(scene, c2w, 0.4)
     edge = 0.5 * place.scale
     z = scene.below_ceiling(max(place.top(0.12), edge + 0.5), edge * 0.8)
     body = add_box(
@@ -67,16 +68,16 @@ def _blue_box(scene: SimScene, c2w: np.ndarray, rng: np.random.Generator) -> lis
         (edge, edge, edge * 0.9),
         BLUE,
         place.spot + [0, 0, z],
-        rng.uniform(-3, 3),
+        place.yaw + rng.uniform(0.3, 0.5),
         mass=4.0,
         restitution=0.3,
     )
-    push(scene, body, [0, 0, -0.5], rng.uniform(-1, 1, 3))
+    push(scene, body, [0, 0, -0.5], rng.uniform(-0.3, 0.3, 3))
     return [Mover(body, "blue_box_drops")]
 
 
 def _duck(scene: SimScene, c2w: np.ndarray, rng: np.random.Generator) -> list[Mover]:
-    place = find_place(scene, c2w, rng, 0.35)
+    place = find_place(scene, c2w, 0.35)
     vertices, normals, triangles = assets.load_mesh("duck")
     height = 0.62 * place.scale
     mesh = shapes.flat_shaded(vertices, normals, triangles, height / np.ptp(vertices[:, 2]))
@@ -89,29 +90,29 @@ def _duck(scene: SimScene, c2w: np.ndarray, rng: np.random.Generator) -> list[Mo
         (solid,),
         YELLOW,
         place.spot + [0, 0, max(z, 0.05)],
-        rng.uniform(-3, 3),
+        place.yaw + rng.uniform(-1.1, -0.9),
         mass=2.0,
         restitution=0.4,
     )
-    push(scene, body, [0, 0, -0.3], rng.uniform(-0.8, 0.8, 3))
+    push(scene, body, [0, 0, -0.3], rng.uniform(-0.3, 0.3, 3))
     return [Mover(body, "duck_falls")]
 
 
 def _green_ball(scene: SimScene, c2w: np.ndarray, rng: np.random.Generator) -> list[Mover]:
-    place = find_place(scene, c2w, rng, 0.3)
+    place = find_place(scene, c2w, 0.3)
     r = 0.24 * place.scale
     # Two bounces in a clip: from low down, with a push to the floor.
     body = add_sphere(
-        scene, r, GREEN, place.spot + [0, 0, r + rng.uniform(0.35, 0.5)], mass=1.0, restitution=1.0
+        scene, r, GREEN, place.spot + [0, 0, r + rng.uniform(0.4, 0.45)], mass=1.0, restitution=1.0
     )
-    push(scene, body, place.right * rng.uniform(-0.35, 0.35) + [0, 0, -2.6])
+    push(scene, body, place.right * rng.uniform(-0.05, 0.05) + [0, 0, -2.6])
     return [Mover(body, "green_ball_bounces")]
 
 
 def _tower(scene: SimScene, c2w: np.ndarray, rng: np.random.Generator) -> list[Mover]:
-    place = find_place(scene, c2w, rng, 0.3, 0.5)
+    place = find_place(scene, c2w, 0.3, 0.5)
     edge = 0.24 * place.scale
-    _, way = crossing(scene, place, rng, edge)
+    _, way = crossing(scene, place, edge)
     movers = []
     for i, colour in enumerate((RED, YELLOW, BLUE, GREEN, PINK)):
         body = add_box(
@@ -131,7 +132,7 @@ def _tower(scene: SimScene, c2w: np.ndarray, rng: np.random.Generator) -> list[M
 
 
 def _cubes(scene: SimScene, c2w: np.ndarray, rng: np.random.Generator) -> list[Mover]:
-    place = find_place(scene, c2w, rng, 0.35)
+    place = find_place(scene, c2w, 0.35)
     edge = 0.2 * place.scale
     movers = []
     for i in range(12):
@@ -147,7 +148,7 @@ def _cubes(scene: SimScene, c2w: np.ndarray, rng: np.random.Generator) -> list[M
             restitution=0.4,
         )
         out = (
-            place.right * np.sign(x) * rng.uniform(0.8, 1.9)
+            place.right * np.sign(x) * rng.uniform(1.0, 1.7)
             + place.forward * np.sign(y) * rng.uniform(0.1, 0.5)
         ) * place.scale
         push(scene, body, out + [0, 0, rng.uniform(0.8, 2.4) + 0.5 * z], rng.uniform(-6, 6, 3))
@@ -156,11 +157,11 @@ def _cubes(scene: SimScene, c2w: np.ndarray, rng: np.random.Generator) -> list[M
 
 
 def _car(scene: SimScene, c2w: np.ndarray, rng: np.random.Generator) -> list[Mover]:
-    place = find_place(scene, c2w, rng, 0.3, 0.6)
+    place = find_place(scene, c2w, 0.3, 0.6)
     length = 0.75 * place.scale
-    start, way = crossing(scene, place, rng, 0.2)
+    start, way = crossing(scene, place, 0.2)
     mesh, solids = car_mesh(length)
-    yaw, speed = math.atan2(way[1], way[0]), rng.uniform(1.4, 1.9) * place.scale
+    yaw, speed = math.atan2(way[1], way[0]), rng.uniform(1.6, 1.8) * place.scale
     body = add_body(
         scene, mesh, solids, LIME, start + [0, 0, 0.005], yaw, mass=3.0, restitution=0.1, friction=0.05
     )
@@ -171,16 +172,16 @@ def _car(scene: SimScene, c2w: np.ndarray, rng: np.random.Generator) -> list[Mov
 
 
 def _robot(scene: SimScene, c2w: np.ndarray, rng: np.random.Generator) -> list[Mover]:
-    place = find_place(scene, c2w, rng, 0.35, 0.5)
+    place = find_place(scene, c2w, 0.35, 0.5)
     r, h = 0.24 * place.scale, 0.85 * place.scale
-    start, way = crossing(scene, place, rng, r)
+    start, way = crossing(scene, place, r)
     mesh = shapes.join(
         shapes.cylinder(r, h * 0.68, h * 0.06),
         shapes.ball(r, (0, 0, h * 0.74), squash=0.9),
         shapes.box((0, r * 1.12, h * 0.38), (r * 0.7, r * 0.3, h * 0.76)),
         shapes.box((0, -r * 1.12, h * 0.38), (r * 0.7, r * 0.3, h * 0.76)),
     )
-    speed = rng.uniform(1.1, 1.5) * place.scale
+    speed = rng.uniform(1.3, 1.5) * place.scale
     solid = ("cylinder", (0.0, 0.0, h * 0.45), r, h * 0.9)
     body = add_body(
         scene,
@@ -198,14 +199,14 @@ def _robot(scene: SimScene, c2w: np.ndarray, rng: np.random.Generator) -> list[M
 
 
 def _cone(scene: SimScene, c2w: np.ndarray, rng: np.random.Generator) -> list[Mover]:
-    place = find_place(scene, c2w, rng, 0.3, 0.5)
+    place = find_place(scene, c2w, 0.3, 0.5)
     height = 0.75 * place.scale
     foot = height * 0.32
     mesh = shapes.join(
         shapes.box((0, 0, 0.03 * height), (2 * foot, 2 * foot, 0.06 * height)),
         cone_mesh(foot * 0.85, height),
     )
-    start, way = crossing(scene, place, rng, foot)
+    start, way = crossing(scene, place, foot)
     # Its weight is low, as that of a real traffic cone.
     solid = ("box", (0.0, 0.0, 0.12 * height), (foot, foot, 0.12 * height))
     body = add_body(
@@ -214,17 +215,17 @@ def _cone(scene: SimScene, c2w: np.ndarray, rng: np.random.Generator) -> list[Mo
         (solid,),
         ORANGE,
         start + [0, 0, 0.005],
-        rng.uniform(-3, 3),
+        place.yaw,
         mass=2.0,
         restitution=0.2,
         friction=0.12,
     )
-    push(scene, body, way * rng.uniform(1.4, 1.9) * place.scale, (0, 0, rng.uniform(-3, 3)))
+    push(scene, body, way * rng.uniform(1.6, 1.8) * place.scale, (0, 0, rng.uniform(-1, 1)))
     return [Mover(body, "cone_slides")]
 
 
 def _balloon(scene: SimScene, c2w: np.ndarray, rng: np.random.Generator) -> list[Mover]:
-    place = find_place(scene, c2w, rng, 0.35)
+    place = find_place(scene, c2w, 0.35)
     r, mass = 0.29 * place.scale, 0.05
     foot = max(r + 0.02, place.eye[2] - place.distance * math.tan(math.radians(24) - place.pitch))
     body = add_sphere(
@@ -237,8 +238,8 @@ def _balloon(scene: SimScene, c2w: np.ndarray, rng: np.random.Generator) -> list
         restitution=0.3,
     )
     damp(scene, body, linearDamping=0.0)
-    client, speed = scene.engine.client, rng.uniform(1.0, 1.4)
-    push(scene, body, [*(rng.uniform(-0.15, 0.15, 2)), 0.4 * speed])
+    client, speed = scene.engine.client, rng.uniform(1.15, 1.3)
+    push(scene, body, [*(rng.uniform(-0.05, 0.05, 2)), 0.4 * speed])
 
     def lift() -> None:  # buoyancy against gravity and drag
         velocity, _ = pybullet.getBaseVelocity(body, physicsClientId=client)
@@ -252,7 +253,7 @@ def _balloon(scene: SimScene, c2w: np.ndarray, rng: np.random.Generator) -> list
 
 
 def _balls_rain(scene: SimScene, c2w: np.ndarray, rng: np.random.Generator) -> list[Mover]:
-    place = find_place(scene, c2w, rng, 0.4, 0.5)
+    place = find_place(scene, c2w, 0.4, 0.5)
     movers = []
     for i in range(22):
         r = rng.uniform(0.075, 0.1) * place.scale
@@ -274,20 +275,20 @@ def _balls_rain(scene: SimScene, c2w: np.ndarray, rng: np.random.Generator) -> l
 
 
 def _pink_cube(scene: SimScene, c2w: np.ndarray, rng: np.random.Generator) -> list[Mover]:
-    place = find_place(scene, c2w, rng, 0.35, 0.6)
+    place = find_place(scene, c2w, 0.35, 0.6)
     edge = 0.46 * place.scale
-    start, way = crossing(scene, place, rng, edge * 0.6)
+    start, way = crossing(scene, place, edge * 0.6)
     body = add_box(
         scene,
         (edge,) * 3,
         PINK,
         start + [0, 0, edge / 2 + 0.003],
-        rng.uniform(-3, 3),
+        place.yaw + rng.uniform(0.3, 0.5),
         mass=3.0,
         restitution=0.2,
         friction=0.1,
     )
-    push(scene, body, way * rng.uniform(1.5, 2.0) * place.scale)
+    push(scene, body, way * rng.uniform(1.65, 1.85) * place.scale)
     return [Mover(body, "pink_cube_slides")]
 
 

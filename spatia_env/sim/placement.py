@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,11 @@ import numpy as np
 
 if TYPE_CHECKING:
     from spatia_env.sim.scenes import SimScene
+
+OFFSETS = np.array([0.0, 0.2, -0.2, 0.4, -0.4, 0.7, -0.7, 1.0, -1.0])
+"""Metres nearer or further than wanted, most wanted first."""
+BEARINGS = (0.0, 0.1, -0.1, 0.2, -0.2, 0.32, -0.32)
+"""Radians off the middle of the picture, most wanted first."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +34,11 @@ class Place:
         """1 at 2.2 m: things further away are bigger, so that they fill the same share of the picture."""
         return float(np.clip(self.distance / 2.2, 0.6, 1.5))
 
+    @property
+    def yaw(self) -> float:
+        """Heading of the camera on the ground, radians about z."""
+        return math.atan2(self.forward[1], self.forward[0])
+
     def top(self, margin: float) -> float:
         """Height where something at the spot is near the upper edge of the picture, `margin` radians below it."""
         return float(
@@ -35,20 +46,20 @@ class Place:
         )
 
 
-def find_place(
-    scene: SimScene, c2w: np.ndarray, rng: np.random.Generator, radius: float, sweep: float = 0.0
-) -> Place:
-    """A free spot ahead of the camera.
+def find_place(scene: SimScene, c2w: np.ndarray, radius: float, sweep: float = 0.0) -> Place:
+    """The free spot ahead of the camera that is nearest to the middle of its picture.
+
+    Nothing is drawn: where an event happens follows from the view, so that a model can learn it and a user can
+    aim it.
 
     Args:
         scene: the scene, as it is now.
         c2w: the camera [4, 4].
-        rng: draws the candidates.
         radius: metres that must be free around the spot.
         sweep: metres that should be free to both sides as well, for things that cross.
 
     Returns:
-        The best of 60 candidates: in the room, in sight, the floor under it inside the picture.
+        The best of a grid of candidates: in the room, in sight, the floor under it inside the picture.
     """
     eye, axis = np.asarray(c2w[:3, 3], dtype=float), np.asarray(c2w[:3, 2], dtype=float)
     pitch = math.asin(float(np.clip(axis[2], -1, 1)))
@@ -69,13 +80,14 @@ def find_place(
     )
     wanted = float(np.clip(max(visible + 0.15, 1.7), 1.4, 3.2))
     best, best_cost = (np.zeros(3), wanted), math.inf
-    for _ in range(60):
-        distance, bearing = float(np.clip(rng.normal(wanted, 0.5), 0.7, 3.4)), float(rng.normal(0, 0.12))
+    for distance, bearing in itertools.product(wanted + OFFSETS, BEARINGS):
+        distance = float(np.clip(distance, 0.7, 3.4))
         direction = np.array([math.cos(yaw + bearing), math.sin(yaw + bearing), 0.0])
         spot = np.array([eye[0], eye[1], 0.0]) + direction * distance
         hidden = 15.0 * max(visible - 0.1 - distance, 0.0)  # below the lower edge of the picture
-        cost = abs(distance - wanted) + abs(bearing) + hidden
-        cost += _crowding(scene, eye, spot, radius, sweep, yaw)
+        cost = abs(distance - wanted) + 2 * abs(bearing) + hidden
+        if cost < best_cost:
+            cost += _crowding(scene, eye, spot, radius, sweep, yaw)
         if cost < best_cost:
             best, best_cost = (spot, distance), cost
     spot, distance = best
@@ -98,11 +110,9 @@ def _crowding(
     return cost
 
 
-def crossing(
-    scene: SimScene, place: Place, rng: np.random.Generator, radius: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """A start on one side of the picture and the direction across it, where the way is longest."""
-    side = 1.0 if rng.random() < 0.5 else -1.0
+def crossing(scene: SimScene, place: Place, radius: float) -> tuple[np.ndarray, np.ndarray]:
+    """A start on the left of the picture and the direction across it; on the right where only that is free."""
+    side = -1.0
     reach = {}
     for sign in (side, -side):
         free = [
@@ -116,6 +126,6 @@ def crossing(
             )
         ]
         reach[sign] = 0.12 * place.scale * (free[-1] if free else 0)
-    sign = side if reach[side] >= 0.75 * reach[-side] else -side
+    sign = side if reach[side] >= 0.6 * reach[-side] else -side
     start = place.spot + place.right * sign * min(reach[sign], 0.3 * place.distance)
     return start, -sign * place.right

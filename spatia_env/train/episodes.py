@@ -31,9 +31,9 @@ class EpisodeConfig:
     clips: int = 5
     height: int = 128
     width: int = 128
-    event_share: float = 0.5
+    event_share: float = 0.65
     """share of clips in which an event starts"""
-    quiet_share: float = 0.2
+    quiet_share: float = 0.15
     """share of episodes in which nothing ever happens"""
 
 
