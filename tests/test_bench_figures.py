@@ -9,7 +9,7 @@ from spatia_env.bench import core
 from spatia_env.bench.core import Unit
 from spatia_env.bench.figures import FIGURES, compute_figures
 from spatia_env.bench.report import check_results, format_figure
-from spatia_env.bench.results import Results, sanity, suite_tables, worst_of
+from spatia_env.bench.results import Results, notes, sanity, suite_tables, worst_of
 
 
 def units_of(suite, row, metric, values):
@@ -123,6 +123,7 @@ def test_results_without_their_parts_are_refused():
         "suites": {},
         "failures": [],
         "problems": [],
+        "notes": [],
         "figures": {},
     }
     check_results(good)
@@ -139,3 +140,9 @@ def test_numbers_print_with_their_units():
     entry = {"unit": "", "value": 0.0212, "ci": [0.01, 0.031]}
     assert format_figure(entry) == "2.1 % [1.0, 3.1]"
     assert format_figure({"unit": "dB", "value": 25.311, "ci": [24.8, 25.9]}) == "25.31 dB [24.80, 25.90]"
+
+
+def test_times_from_a_busy_machine_are_marked():
+    assert notes(Results(units_of("time", "default", "load", [1.9, 2.4])), cores=2) == []
+    assert "busy" in notes(Results(units_of("time", "default", "load", [1.9, 6.4])), cores=2)[0]
+    assert notes(Results([]), cores=2) == []

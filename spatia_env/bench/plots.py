@@ -38,8 +38,8 @@ def _draw_rows(figure: Any, content: dict[str, Any], results: Results) -> bool:
         axes.barh([i + offset for i, _ in cells], mean, 0.34, xerr=spread, label=metric)
     axes.set_yticks(range(len(rows)), list(rows))
     axes.invert_yaxis()
-    axes.set_xlabel("dB against the truth, four clips")
-    axes.legend()
+    axes.set_xlabel("dB against the truth")
+    figure.legend(loc="outside upper center", ncols=2)
     return True
 
 
@@ -56,8 +56,9 @@ def _draw_clips(figure: Any, content: dict[str, Any], results: Results) -> bool:
             drawn = True
     axes.set_xlabel("clip")
     axes.set_ylabel("PSNR, all pixels (dB)")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     if drawn:
-        axes.legend()
+        figure.legend(loc="outside upper center", ncols=4)
     return drawn
 
 
@@ -80,5 +81,5 @@ def _draw_events(figure: Any, content: dict[str, Any], results: Results) -> bool
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.set_xlabel("share of scenes")
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside upper center", ncols=2)
     return True

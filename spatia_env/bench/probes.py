@@ -1,5 +1,6 @@
 """Suites about parts: the renderer, the autoencoder, what leaks into the map, and time."""
 
+import os
 from dataclasses import astuple, dataclass
 
 import numpy as np
@@ -231,5 +232,6 @@ def measure_time(context: Context, scene: int, row: Row) -> Measured:
             "preview_ms": [1000 * s for s in previews[1:]],
             "stages": {k: float(v) for k, v in clip.info["seconds"].items()},
             "points": len(player.points),
+            "load": os.getloadavg()[0],
         }
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from spatia_env.bench.core import Unit, write_json
 from spatia_env.bench.figures import compute_figures
-from spatia_env.bench.results import Results, failures, sanity, suite_tables
+from spatia_env.bench.results import Results, failures, notes, sanity, suite_tables
 from spatia_env.bench.rows import ROWS
 from spatia_env.bench.suites import SUITES
 from spatia_env.errors import SpatiaError
@@ -50,6 +50,7 @@ def write_report(
         "figures": compute_figures(results, command),
         "failures": failures(results),
         "problems": sanity(results),
+        "notes": notes(results, run["hardware"]["cores"]),
     }
     check_results(content)
     write_json(folder / "results.json", content)
@@ -65,7 +66,7 @@ def write_report(
 
 def check_results(content: dict[str, Any]) -> None:
     """Raise `ResultsError` unless `content` has the form of `spatia-bench/1`."""
-    missing = {"schema", "run", "rows", "suites", "figures", "failures", "problems"} - content.keys()
+    missing = {"schema", "run", "rows", "suites", "figures", "failures", "problems", "notes"} - content.keys()
     if missing or content["schema"] != SCHEMA:
         raise ResultsError(f"results: not of schema {SCHEMA}; missing {sorted(missing)}.")
     for name, figure in content["figures"].items():
@@ -105,6 +106,7 @@ def table_text(content: dict[str, Any]) -> str:
         f"Made by `{run['command']}`. In brackets: 95 % intervals, scenes resampled whole.",
         "",
         *figure_lines(content["figures"]),
+        *(f"\nNote: {note}." for note in content["notes"]),
     ]
     for suite, table in content["suites"].items():
         lines += ["", *_suite_lines(suite, table)]
@@ -177,5 +179,6 @@ def summary_lines(content: dict[str, Any]) -> list[str]:
         mark = "ok  " if figure["holds"] else "MISS"
         lines.append(f"{mark} {name:<{width}}  {format_figure(figure):<30} reach {_reach(figure)}")
     lines += [f"failed: {f['suite']} {f['scene']} {f['row']}: {f['error']}" for f in content["failures"]]
+    lines += [f"note: {note}" for note in content["notes"]]
     lines += [f"do not trust this run: {problem}" for problem in content["problems"]]
     return lines

@@ -169,6 +169,17 @@ def failures(results: Results) -> list[dict[str, Any]]:
     ]
 
 
+def notes(results: Results, cores: int) -> list[str]:
+    """What a reader should know about this run; empty if nothing."""
+    load = max(results.scalars("time", "default", "load").values(), default=0.0)
+    # The run itself keeps one core per thread busy.
+    if load > cores + 1:
+        return [
+            f"the machine was busy with other things (load {load:.1f} on {cores} cores): times are too long"
+        ]
+    return []
+
+
 def sanity(results: Results) -> list[str]:
     """What must be true of any run: the oracle is the ceiling and a frozen frame does not win. Empty if all
     is well.
