@@ -81,5 +81,9 @@ class WorkerError(SpatiaError, RuntimeError):
         self.index = index
 
 
+class ViewerError(SpatiaError, RuntimeError):
+    """The playground cannot be opened, or a request of its user cannot be met."""
+
+
 class DependencyError(SpatiaError, ImportError):
     """An optional package is missing; the message says what to install."""
