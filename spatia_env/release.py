@@ -148,7 +148,7 @@ def _segmenter(config: ReleaseConfig) -> TextSegmenter:
     )
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Follow a case by the release's rounds: `spatia rollout` with a folder of official weights."""
     import tyro
 
@@ -158,3 +158,7 @@ def main(argv: list[str]) -> int:
         f"{said['video']}: {said['frames']} frames in {said['rounds']} rounds; {said['points']} points in the map"
     )
     return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -408,6 +409,10 @@ def test_every_option_has_a_line_in_the_table_and_the_documentation():
     options = {field.name for field in dataclasses.fields(Levers)} - {"few_step_sigmas"}
     named = " ".join(lever.option for lever in LEVERS)
     assert all(option in named for option in options)
+    page = (Path(__file__).parent.parent / "docs" / "official.md").read_text(encoding="utf-8")
+    for lever in LEVERS:
+        option = lever.option if lever.option == "always on" else f"`{lever.option}`"
+        assert f"| {lever.name} | {option} | {lever.exactness} | {lever.saves} |" in page
 
 
 # -- caches and compilation -----------------------------------------------------------------------------------------
