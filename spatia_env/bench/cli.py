@@ -1,4 +1,4 @@
-"""`spatia bench core | smoke`: measure against ground truth and print the table."""
+"""`spatia bench core | smoke | memory`: measure against ground truth and print the table."""
 
 import tyro
 
@@ -9,6 +9,10 @@ from spatia_env.bench.report import summary_lines
 
 def main(argv: list[str]) -> int:
     """Run `spatia bench`; 0 when everything was measured, whatever was reached, 1 when something failed."""
+    if argv[:1] == ["memory"]:
+        from spatia_env.bench.memory_bench import main as bench_memory
+
+        return bench_memory(argv[1:])
     config = tyro.cli(BenchConfig, args=argv, prog="spatia bench")
     content = run_bench(config)
     print("\n".join(summary_lines(content)))
