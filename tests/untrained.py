@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from spatia_env.model.autoencoder import TinyAutoencoder
-from spatia_env.model.text import WordTextEncoder
+from spatia_env.model.sentences import SentenceTextEncoder
 from spatia_env.model.transformer import SpatiaTransformer3DModel
 from spatia_env.slam.geometry import TinyGeometry
 
@@ -22,7 +22,7 @@ def write_untrained(folder: Path) -> Path:
             attention_head_dim=32,
             in_channels=48,
             out_channels=48,
-            text_dim=WordTextEncoder.dim,
+            text_dim=SentenceTextEncoder.dim,
             freq_dim=64,
             ffn_dim=64,
             num_layers=2,

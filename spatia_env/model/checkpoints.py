@@ -45,6 +45,7 @@ def load_checkpoint(name: str | Path) -> Checkpoint:
 @functools.lru_cache(maxsize=4)
 def _load(folder: Path) -> Checkpoint:
     from spatia_env.model.autoencoder import TinyAutoencoder
+    from spatia_env.model.sentences import SentenceTextEncoder
     from spatia_env.model.text import WordTextEncoder
     from spatia_env.model.transformer import SpatiaTransformer3DModel
 
@@ -53,8 +54,10 @@ def _load(folder: Path) -> Checkpoint:
         SpatiaTransformer3DModel, config["transformer"], folder / "transformer.safetensors"
     )
     autoencoder = load_network(TinyAutoencoder, config["autoencoder"], folder / "autoencoder.safetensors")
+    reads_words = config["transformer"]["text_dim"] == WordTextEncoder.dim
+    text_encoder = WordTextEncoder() if reads_words else SentenceTextEncoder()
     pipeline = SpatiaPipeline(
-        transformer, autoencoder, WordTextEncoder(), ClipShape(**config["shape"]), tuple(config["sigmas"])
+        transformer, autoencoder, text_encoder, ClipShape(**config["shape"]), tuple(config["sigmas"])
     )
     return Checkpoint(pipeline, config, folder, f"{config['name']}-{weights_hash(folder)[:12]}")
 

@@ -35,7 +35,7 @@ class WordTextEncoder:
             ids = self._tokenizer.encode(clean(text), add_special_tokens=False).ids[:MAX_TOKENS]
             if ids:
                 row[: len(ids)] = self._table[torch.tensor(ids)].float()
-        order = _positions(MAX_TOKENS, EMBEDDING_DIM)
+        order = positions(MAX_TOKENS, EMBEDDING_DIM)
         return torch.where(out.abs().sum(-1, keepdim=True) > 0, out + 0.3 * order, out)
 
     @cached_property
@@ -73,7 +73,8 @@ def _package_folder() -> Path:
     return Path(spec.origin).parent
 
 
-def _positions(length: int, dim: int) -> Tensor:
+def positions(length: int, dim: int) -> Tensor:
+    """Sinusoids [length, dim] that mark order."""
     rate = torch.exp(torch.arange(0, dim, 2) * (-torch.log(torch.tensor(1000.0)) / dim))
     angle = torch.arange(length)[:, None] * rate
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)

@@ -129,10 +129,12 @@ class EpisodeFile:
             return values
         return torch.from_numpy(np.unpackbits(values.numpy(), axis=-1)).bool()
 
-    def latents(self, name: str) -> Tensor:
-        """Encoded `frames` [1+8n, C, h, w] or `render` [8n, C, h, w], f16 (see `world_model.encode_data`)."""
-        with safe_open(self.path.with_suffix(".latents"), framework="pt") as file:
-            return file.get_tensor(name)
+    def get_at(self, name: str, first: int, second: int) -> Tensor:
+        """`name[first, second]`; masks come as bool."""
+        values = self.file.get_slice(name)[first, second]
+        if name not in BITS:
+            return values
+        return torch.from_numpy(np.unpackbits(values.numpy(), axis=-1)).bool()
 
 
 def frame_batches(store: EpisodeStore, batch: int, rng: np.random.Generator) -> Iterator[Tensor]:

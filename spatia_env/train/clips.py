@@ -1,0 +1,261 @@
+"""Encoded episodes and the batches of clips that the world model learns from.
+
+The encoder is frozen while the world model learns, so everything at latent size is computed once
+(`encode_episodes`) and kept in memory: 0.6 MB an episode. Pixels are read from the episode files, and only those
+frames that a step decodes.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from spatia_env.errors import ActionError
+from spatia_env.model.autoencoder import TinyAutoencoder
+from spatia_env.model.conditioning import Conditions, control_latents, known_planes
+from spatia_env.model.sentences import SentenceTextEncoder
+from spatia_env.train.data import EpisodeStore, to_model
+
+PRECEDING = 4
+FRAMES = 8
+EVENT_WEIGHT = 2.0
+"""How much more often a clip in which an event starts is drawn."""
+MOVER_WEIGHT = 8.0
+"""How much more an error counts on what moves: movers cover a few percent of the pixels."""
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Frames of a batch that are decoded, N of them; pixels in [-1, 1].
+
+    Attributes:
+        row: i64 [N], the clip of the batch.
+        time: i64 [N], the frame of the clip.
+        frames: true frames [N, 3, H, W].
+        render: what the map shows [N, 3, H, W].
+        known: where it shows something, 0 or 1 [N, 1, H, W].
+        weight: of the error [N, 1, H, W].
+        moving: what moves, bool [N, H, W].
+    """
+
+    row: Tensor
+    time: Tensor
+    frames: Tensor
+    render: Tensor
+    known: Tensor
+    weight: Tensor
+    moving: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips to learn from: conditions, clean latents [B, C, 8, h, w], weight of their errors [B, 1, 8, h, w]."""
+
+    conditions: Conditions
+    clean: Tensor
+    weight: Tensor
+    pixels: Pixels
+
+
+class EncodedEpisode:
+    """One episode at latent size, in memory; pixels stay in the file."""
+
+    def __init__(self, path: Path) -> None:
+        latents = load_file(path.with_suffix(".latents"))
+        self.frames, self.render = latents["frames"], latents["render"]
+        self.planes, self.moving = latents["planes"], latents["moving"]
+        self.file = EpisodeStore.open_path(path)
+        self.clips = self.file.meta["clips"]
+        self.references = self.file.get("references", slice(None))
+        shares = np.array([EVENT_WEIGHT if clip["event"] else 1.0 for clip in self.clips])
+        self.shares = shares / shares.sum()
+
+
+class ClipStore:
+    """The encoded episodes of a folder; `refresh` takes in those that have come since."""
+
+    def __init__(self, folder: Path, limit: int | None = None) -> None:
+        self.folder, self.limit = folder, limit
+        self.episodes: dict[Path, EncodedEpisode] = {}
+        self.encoder = SentenceTextEncoder()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read what has been encoded since the last call.
+
+        Raises:
+            ActionError: The folder has no encoded episodes.
+        """
+        for path in sorted(self.folder.glob("*.safetensors"))[: self.limit]:
+            if path not in self.episodes and path.with_suffix(".latents").exists():
+                self.episodes[path] = EncodedEpisode(path)
+        if not self.episodes:
+            raise ActionError(f"{self.folder} has no encoded episodes; run `spatia train encode` first.")
+
+    def draw(self, count: int, rng: np.random.Generator) -> list[tuple[EncodedEpisode, int]]:
+        """Random clips; those in which something happens come more often, since most of a world stands still."""
+        episodes = list(self.episodes.values())
+        chosen = [episodes[int(i)] for i in rng.integers(len(episodes), size=count)]
+        return [(episode, int(rng.choice(len(episode.clips), p=episode.shares))) for episode in chosen]
+
+
+def training_batches(
+    store: ClipStore,
+    batch: int,
+    pixel_frames: int,
+    forget_share: float,
+    blank: Tensor,
+    rng: np.random.Generator,
+) -> Iterator[Batch]:
+    """Endless random batches.
+
+    Args:
+        store: Encoded episodes.
+        batch: Clips in each.
+        pixel_frames: Frames of each batch whose pixels come along.
+        forget_share: Share of clips that lose the map's render, and as many that lose the references.
+        blank: Latents [C, h, w] of a black picture, which is what an empty map looks like.
+        rng: Draws everything.
+    """
+    step = 0
+    while True:
+        step += 1
+        if step % 100 == 0:
+            store.refresh()
+        clips = store.draw(batch, rng)
+        forgets = [bool(rng.random() < forget_share) for _ in clips]
+        rows = [latent_row(*clip, short=bool(rng.random() < 0.5)) for clip in clips]
+        rows = [_forget(row, lost, forget_share, blank, rng) for row, lost in zip(rows, forgets, strict=True)]
+        picks = [(int(rng.integers(batch)), int(rng.integers(FRAMES))) for _ in range(pixel_frames)]
+        yield assemble(store, rows, read_pixels(clips, picks, forgets), rng)
+
+
+def dev_batches(store: ClipStore, size: int = 6) -> list[Batch]:
+    """Every clip of the store's episodes in order, with all of its pixels and nothing random."""
+    clips = [(e, number) for e in store.episodes.values() for number in range(len(e.clips))]
+    batches = []
+    for begin in range(0, len(clips), size):
+        part = clips[begin : begin + size]
+        picks = [(row, time) for row in range(len(part)) for time in range(FRAMES)]
+        rows = [latent_row(*clip) for clip in part]
+        batches.append(assemble(store, rows, read_pixels(part, picks), None))
+    return batches
+
+
+def latent_row(episode: EncodedEpisode, clip: int, short: bool = False) -> dict:
+    """The latents of one clip, f32, and its text (`short`: without the scene's prompt)."""
+    span = slice(1 + FRAMES * clip, 1 + FRAMES * (clip + 1))
+    rendered = slice(FRAMES * clip, FRAMES * (clip + 1))
+    before = [max(0, i) for i in range(span.start - PRECEDING, span.start)]
+    return {
+        "text": episode.clips[clip]["text_short" if short else "text"],
+        "clean": episode.frames[span].float().transpose(0, 1),
+        "preceding": episode.frames[before].float().transpose(0, 1),
+        "references": episode.frames[episode.references[clip]].float().transpose(0, 1),
+        "render": episode.render[rendered].float().transpose(0, 1),
+        "planes": episode.planes[rendered].float().transpose(0, 1),
+        "weight": 1 + MOVER_WEIGHT * episode.moving[span].float()[None],
+    }
+
+
+def read_pixels(
+    clips: list[tuple[EncodedEpisode, int]], picks: list[tuple[int, int]], forgets: list[bool] | None = None
+) -> Pixels:
+    """The pixels of frames `picks` (clip of the batch, frame of the clip); a map that is forgotten is black."""
+    parts: dict[str, list[Tensor]] = {name: [] for name in ("frames", "render", "known", "moving")}
+    for row, time in picks:
+        (episode, clip), lost = clips[row], bool(forgets and forgets[row])
+        frame = 1 + FRAMES * clip + time
+        parts["frames"].append(to_model(episode.file.get("frames", frame)))
+        render = to_model(episode.file.get_at("render", clip, time))
+        known = episode.file.get_at("known", clip, time)
+        parts["render"].append(torch.full_like(render, -1.0) if lost else render)
+        parts["known"].append(torch.zeros_like(known) if lost else known)
+        parts["moving"].append(episode.file.get("dynamic", frame))
+    stacked = {name: torch.stack(tensors) for name, tensors in parts.items()}
+    index = torch.tensor(picks)
+    return Pixels(
+        index[:, 0],
+        index[:, 1],
+        stacked["frames"],
+        stacked["render"],
+        stacked["known"].float()[:, None],
+        1 + MOVER_WEIGHT * stacked["moving"].float()[:, None],
+        stacked["moving"],
+    )
+
+
+def assemble(store: ClipStore, rows: list[dict], pixels: Pixels, rng: np.random.Generator | None) -> Batch:
+    """A batch of rows; with `rng`, what is given gets noise, so that a model forgives its own mistakes."""
+    stacked = {name: torch.stack([row[name] for row in rows]) for name in rows[0] if name != "text"}
+    if rng is not None:
+        stacked = _disturb(stacked, rng)
+    control = control_latents(stacked["preceding"], stacked["render"], stacked["planes"])
+    texts = store.encoder([row["text"] for row in rows])
+    conditions = Conditions(texts, stacked["references"], stacked["preceding"], control)
+    return Batch(conditions, stacked["clean"], stacked["weight"], pixels)
+
+
+def _forget(row: dict, lost: bool, share: float, blank: Tensor, rng: np.random.Generator) -> dict:
+    """A row without the map's render, or without references (condition dropout)."""
+    out = dict(row)
+    if lost:
+        out["render"] = blank[:, None].expand_as(row["render"])
+        out["planes"] = torch.zeros_like(row["planes"])
+    if rng.random() < share:
+        out["references"] = row["preceding"][:, -1:].expand_as(row["references"])
+    return out
+
+
+def _disturb(stacked: dict[str, Tensor], rng: np.random.Generator) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    out = dict(stacked)
+    for name in ("preceding", "references", "render"):
+        amount = 0.3 * torch.rand(len(stacked[name]), 1, 1, 1, 1, generator=generator) ** 2
+        out[name] = stacked[name] + amount * torch.randn(stacked[name].shape, generator=generator)
+    return out
+
+
+def encode_episodes(autoencoder: TinyAutoencoder, folder: Path) -> int:
+    """Write `<seed>.latents` beside each episode that has none; returns how many.
+
+    It holds f16 latents of `frames` [1+8n, C, h, w] and of `render` [8n, C, h, w], the render's coverage
+    `planes` [8n, 16, h, w] and the share `moving` [1+8n, h, w] of what moves.
+    """
+    written = 0
+    for path in tqdm(sorted(folder.glob("*.safetensors")), desc=f"encode {folder.name}", mininterval=5):
+        target = path.with_suffix(".latents")
+        if target.exists():
+            continue
+        temporary = target.with_suffix(".tmp")
+        save_file({n: t.half().contiguous() for n, t in encode(autoencoder, path).items()}, temporary)
+        temporary.replace(target)
+        written += 1
+    return written
+
+
+@torch.no_grad()
+def encode(autoencoder: TinyAutoencoder, path: Path) -> dict[str, Tensor]:
+    """What `encode_episodes` writes for one episode."""
+    episode = EpisodeStore.open_path(path)
+    frames = to_model(episode.get("frames", slice(None)))
+    render = to_model(episode.get("render", slice(None)).flatten(0, 1))
+    known = episode.get("known", slice(None)).flatten(0, 1).float()
+    moving = episode.get("dynamic", slice(None)).float()
+    # Forward convolutions are 2.6 times as fast in bfloat16 where the processor knows it; f16 is stored anyway.
+    with torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported()):
+        raw = autoencoder.encode_raw(torch.cat([frames, render])).float()
+    latents = autoencoder.normalise(raw)
+    size = (latents.shape[-2], latents.shape[-1])
+    return {
+        "frames": latents[: len(frames)],
+        "render": latents[len(frames) :],
+        "planes": known_planes(known[None, None], *size)[0].transpose(0, 1),
+        "moving": F.adaptive_avg_pool2d(moving[:, None], size)[:, 0],
+    }
