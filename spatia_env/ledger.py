@@ -7,6 +7,7 @@ clips are told of it, and no colours are written to the map meanwhile.
 from dataclasses import dataclass
 
 from spatia_env import vocabulary
+from spatia_env.hearing import recognise
 from spatia_env.model.text import compose_text
 
 Conditions = tuple[tuple[str, str], ...]
@@ -37,7 +38,7 @@ def listen(event: str, step: int, prompt: str, conditions: Conditions) -> Heard:
     text = compose_text(prompt, [phrase for _, phrase in conditions], event)
     if not event:
         return Heard(None, conditions, text)
-    name = vocabulary.lookup(event) or ""
+    name = recognise(event, tuple(standing for standing, _ in conditions))
     if not name:
         return Heard(LedgerRow(step, event), conditions, text)
     known = vocabulary.event(name)

@@ -45,7 +45,7 @@ def load_checkpoint(name: str | Path) -> Checkpoint:
 @functools.lru_cache(maxsize=4)
 def _load(folder: Path) -> Checkpoint:
     from spatia_env.model.autoencoder import TinyAutoencoder
-    from spatia_env.model.sentences import SentenceTextEncoder
+    from spatia_env.model.sentences import sentence_encoder
     from spatia_env.model.text import WordTextEncoder
     from spatia_env.model.transformer import SpatiaTransformer3DModel
 
@@ -55,7 +55,7 @@ def _load(folder: Path) -> Checkpoint:
     )
     autoencoder = load_network(TinyAutoencoder, config["autoencoder"], folder / "autoencoder.safetensors")
     reads_words = config["transformer"]["text_dim"] == WordTextEncoder.dim
-    text_encoder = WordTextEncoder() if reads_words else SentenceTextEncoder()
+    text_encoder = WordTextEncoder() if reads_words else sentence_encoder()
     pipeline = SpatiaPipeline(
         transformer, autoencoder, text_encoder, ClipShape(**config["shape"]), tuple(config["sigmas"])
     )
