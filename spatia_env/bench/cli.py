@@ -1,4 +1,4 @@
-"""`spatia bench core | smoke | memory`: measure against ground truth and print the table."""
+"""`spatia bench core | smoke | memory | cost`: measure, write results.json and print the table."""
 
 import tyro
 
@@ -13,6 +13,10 @@ def main(argv: list[str]) -> int:
         from spatia_env.bench.memory_bench import main as bench_memory
 
         return bench_memory(argv[1:])
+    if argv[:1] == ["cost"]:
+        from spatia_env.model.cost_bench import main as bench_cost
+
+        return bench_cost(argv[1:])
     config = tyro.cli(BenchConfig, args=argv, prog="spatia bench")
     content = run_bench(config)
     print("\n".join(summary_lines(content)))
