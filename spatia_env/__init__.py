@@ -20,8 +20,22 @@ _ENTRY_POINTS = {
     "SpatiaPath-v0": ("spatia_env.env:SpatiaEnv", {"action": "path"}),
     "SpatiaDiscrete-v0": ("spatia_env.wrappers:make_discrete", {}),
     "SpatiaRL-v0": ("spatia_env.wrappers:make_rl", {}),
+    "SpatiaExplore-v0": ("spatia_env.env:SpatiaEnv", {"task": "explore"}),
+    "SpatiaImageGoal-v0": ("spatia_env.env:SpatiaEnv", {"task": "image_goal"}),
+    "SpatiaReturnHome-v0": ("spatia_env.env:SpatiaEnv", {"task": "return_home"}),
+    "SpatiaFind-v0": ("spatia_env.env:SpatiaEnv", {"task": "find"}),
+}
+_VECTOR_ENTRY_POINTS = {
+    "SpatiaDiscrete-v0": "spatia_env.vector:make_discrete_vec",
+    "SpatiaRL-v0": "spatia_env.vector:make_rl_vec",
 }
 
 for _id, (_entry_point, _kwargs) in _ENTRY_POINTS.items():
     if _id not in _gym.registry:
-        _gym.register(_id, entry_point=_entry_point, max_episode_steps=MAX_EPISODE_STEPS, kwargs=_kwargs)
+        _gym.register(
+            _id,
+            entry_point=_entry_point,
+            vector_entry_point=_VECTOR_ENTRY_POINTS.get(_id, "spatia_env.vector:make_vec"),
+            max_episode_steps=MAX_EPISODE_STEPS,
+            kwargs=_kwargs,
+        )

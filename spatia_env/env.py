@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spatia_env import actions, contract, inputs
+from spatia_env import actions, contract, inputs, judging
+from spatia_env.batching import ClipRequest, Pending, generate_clips
 from spatia_env.cameras import orthonormalise, path_from_twist
-from spatia_env.errors import ActionError, ClosedEnvError
+from spatia_env.errors import ActionError, ClosedEnvError, SpatiaError
+from spatia_env.judges import SimJudge, frontier_distance
 from spatia_env.ledger import listen
 from spatia_env.memory.rendering import Render
 from spatia_env.memory.scene import Growth, SceneMemory
@@ -69,8 +71,9 @@ class SpatiaEnv(gym.Env):
 
     ## Arguments
     action: "camera" or "path".
-    size: (height, width) in pixels, multiples of 32 for the packaged checkpoint.
+    size: (height, width) in pixels, multiples of 32; None for the checkpoint's own (128x128 for the packaged one).
     model: Name or folder of a checkpoint.
+    model_options: For a folder of official weights, how they are run: see `model.options.OfficialOptions`.
     memory: "points", or "none" to remember nothing but the preceding frames.
     references: How many pictures are retrieved; None for the checkpoint's own number.
     slam: "tiny" (our geometry network and tracking), "simulator" (true depth and masks of the scene, for oracle
@@ -90,8 +93,9 @@ class SpatiaEnv(gym.Env):
     def __init__(
         self,
         action: Literal["camera", "path"] = "camera",
-        size: tuple[int, int] = (128, 128),
+        size: tuple[int, int] | None = None,
         model: str = "spatia-tiny",
+        model_options: dict[str, Any] | None = None,
         memory: Literal["points", "none"] = "points",
         references: int | None = None,
         slam: Literal["tiny", "simulator", "off"] = "tiny",
@@ -103,13 +107,15 @@ class SpatiaEnv(gym.Env):
         max_points: int = 5_000_000,
         on_full: Literal["evict", "error"] = "evict",
         render_only: bool = False,
+        judge: bool = False,
         debug: bool = False,
         timings: bool = False,
         render_mode: str | None = None,
     ) -> None:
-        checkpoint = load_checkpoint(model)
+        checkpoint = load_checkpoint(model, model_options)
         self.pipeline, self.checkpoint_id = checkpoint.pipeline, checkpoint.id
         self.shape = checkpoint.pipeline.shape
+        size = (self.shape.height, self.shape.width) if size is None else size
         contract.check_arguments(action, size, memory, slam, references, self.shape.multiple)
         self.estimator: GeometryEstimator = load_geometry(checkpoint)
         self._network = self.estimator
@@ -129,7 +135,8 @@ class SpatiaEnv(gym.Env):
         self.observation_space = contract.observation_space(self.shape.num_frames, self.size)
         self._world: World | None = None
         self._frames: list[np.ndarray] = []
-        self._generator = torch.Generator()
+        self.judge: SimJudge | None = None
+        self._judges = judge
         self._closed = False
 
     def step(self, action: Any) -> Step:
@@ -139,15 +146,36 @@ class SpatiaEnv(gym.Env):
             ActionError, PoseError, PromptError: If the action is not of the space; the world stays as it was.
             ClosedEnvError: After `close`.
         """
-        watch, world, before = Stopwatch(), self.world, self.world.state
+        pending = self.prepare(action)
+        if pending.view is None:
+            return self.finish(pending)
+        assert pending.heard is not None and pending.references is not None
+        frames = pending.watch(
+            "generate", self._imagine, pending.heard.text, pending.view, pending.references
+        )
+        return self.finish(pending, frames)
+
+    def prepare(self, action: Any) -> Pending:
+        """Decode an action and look into memory: the first part of `step`. The world stays as it was.
+
+        `request` and `batching.generate_clips` make the clip, `finish` does the rest; `SpatiaVectorEnv` calls
+        these parts for many worlds at once. Raises as `step` does.
+        """
+        watch, world, state = Stopwatch(), self.world, self.world.state
         path, event = self._decode(action)
         if self._stands_still(path, event):
-            return self._stay(path, watch)
-        heard = listen(event, before.step + 1, before.prompt, before.conditions)
-
+            return Pending(watch, path)
+        heard = listen(event, state.step + 1, state.prompt, state.conditions)
         view = watch("render", world.render, path)
         references, scores = watch("retrieve", world.retrieve, path, view, self.num_references)
-        frames = watch("generate", self._imagine, heard.text, view, references)
+        return Pending(watch, path, event, heard, view, references, tuple(scores))
+
+    def finish(self, pending: Pending, frames: Tensor | None = None) -> Step:
+        """Understand and remember the clip u8 [T, H, W, 3] of a prepared step, and return what `step` returns."""
+        watch, world, before, path = pending.watch, self.world, self.world.state, pending.path
+        view, heard = pending.view, pending.heard
+        if view is None or heard is None or frames is None:
+            return self._stay(path, watch)
         geometry = watch("geometry", self._understand, frames, path, view)
         tracked = watch("track", self._track, frames, geometry, path, view)
         after, growth = watch(
@@ -155,7 +183,7 @@ class SpatiaEnv(gym.Env):
             write=not (before.conditions or heard.conditions),
         )  # fmt: skip
 
-        moving = bool(event) or float((geometry.dynamic[-1] > 0.5).float().mean()) > MOVING_SHARE
+        moving = bool(pending.event) or float((geometry.dynamic[-1] > 0.5).float().mean()) > MOVING_SHARE
         ledger = (*before.ledger, heard.row) if heard.row else before.ledger
         world.state = dataclasses.replace(
             after, c2w=path[-1], moving=moving, ledger=ledger, conditions=heard.conditions
@@ -163,8 +191,11 @@ class SpatiaEnv(gym.Env):
         observation = contract.observe(frames, geometry.depth, path, view.known)
         info = contract.describe(world.state, before, growth, tracked, self._revisit(observation))
         if self.debug:
-            info["debug"] = contract.intermediates(view, references, scores, heard.text, geometry)
-        return self._finish(observation, growth, info, watch)
+            assert pending.references is not None
+            info["debug"] = contract.intermediates(
+                view, pending.references, list(pending.scores), heard.text, geometry
+            )
+        return self._finish(observation, growth, info, watch, tracked)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -180,19 +211,28 @@ class SpatiaEnv(gym.Env):
             raise ClosedEnvError("reset: this environment was closed; make a new one with gym.make.")
         options = inputs.check_reset_options(options)
         super().reset(seed=inputs.check_seed(seed))
-        state, self.estimator = open_world(
+        state, estimator = open_world(
             options, self.np_random, self._network, self.empty_memory, self.size,
             num_preceding=self.shape.num_preceding, remembers=self.remembers, oracle=self.slam == "simulator",
         )  # fmt: skip
-        self._world = World(state, self.remembers)
+        kept = self._world, self.judge, self.task
+        self._world, self.judge, self.task = (
+            World(state, self.remembers), self._open_judge(options), copy.copy(self.task),
+        )  # fmt: skip
         path = state.c2w.expand(self.shape.num_frames, 4, 4)
         observation = self._standing(path)
         info = contract.describe(
             state, state, Growth(added=state.memory.num_points), contract.unchanged(path), {}
         )
         info["prompt"] = state.prompt
-        self._frames = list(observation["frames"].copy())
-        self.task.reset(self._context(observation, Growth()))
+        try:
+            self.task.reset(self._context(observation, Growth(), 0.0))
+        except SpatiaError:
+            self._world, self.judge, self.task = kept
+            raise
+        self.estimator, self._frames = estimator, list(observation["frames"].copy())
+        if self.task.goal:
+            info["goal"] = self.task.goal
         return observation, info
 
     @property
@@ -221,7 +261,7 @@ class SpatiaEnv(gym.Env):
         """An independent environment on the same model, whose world shares the map until either steps."""
         twin = copy.copy(self)
         twin._world, twin.task = self.world.fork(), copy.copy(self.task)
-        twin._generator, twin._np_random, twin._frames = torch.Generator(), copy.deepcopy(self._np_random), []
+        twin._np_random, twin._frames = copy.deepcopy(self._np_random), []
         return twin
 
     def preview(self, action: Any) -> dict[str, np.ndarray]:
@@ -249,7 +289,7 @@ class SpatiaEnv(gym.Env):
 
     def close(self) -> None:
         """Let go of the world; a second call does nothing."""
-        self._world, self._closed = None, True
+        self._world, self._closed, self.judge = None, True, None
 
     def _decode(self, action: Any) -> tuple[Tensor, str]:
         motion, event = actions.decode_action(action, self.kind, self.shape.num_frames, *self.limits)
@@ -259,20 +299,15 @@ class SpatiaEnv(gym.Env):
         return orthonormalise(c2w.double() @ torch.from_numpy(motion)).float(), event
 
     def _imagine(self, text: str, view: Render, references: Tensor) -> Tensor:
-        state = self.world.state
         if self.render_only:
             return torch.from_numpy(contract.to_bytes(view.rgb))
-        render = view.rgb * 2 - 1
+        return generate_clips(self.pipeline, [self.request(text, view, references)])[0]
+
+    def request(self, text: str, view: Render, references: Tensor) -> ClipRequest:
+        """What the model is asked for the next clip."""
+        state = self.world.state
         preceding = state.preceding_frames[-self.shape.num_preceding :]
-        video = self.pipeline(
-            [text],
-            render.transpose(0, 1)[None],
-            view.known.float()[None, None],
-            contract.to_video(references),
-            contract.to_video(preceding),
-            self._generator.manual_seed(state.step_seed()),
-        )
-        return contract.from_video(video[0])
+        return ClipRequest(text, view.rgb, view.known, references, preceding, state.step_seed())
 
     def _understand(self, frames: Tensor, path: Tensor, view: Render) -> Geometry:
         rgb = contract.to_floats(frames)
@@ -324,18 +359,28 @@ class SpatiaEnv(gym.Env):
         }
 
     def _finish(
-        self, observation: dict[str, np.ndarray], growth: Growth, info: dict[str, Any], watch: Stopwatch
+        self,
+        observation: dict[str, np.ndarray],
+        growth: Growth,
+        info: dict[str, Any],
+        watch: Stopwatch,
+        tracked: TrackResult | None = None,
     ) -> Step:
-        result = self.task.evaluate(self._context(observation, growth))
-        info["reward_terms"], info["is_success"] = dict(result.terms), result.success
+        drift = 0.0 if tracked is None else tracked.translation + tracked.rotation / 90
+        result = self.task.evaluate(self._context(observation, growth, drift))
+        info |= judging.report(result)
         if self.timings:
             info["seconds"] = watch.report()
         self._frames = list(observation["frames"].copy())
-        # truncation is False: the time limit is TimeLimit's, which gym.make adds from the spec
-        return observation, result.reward, result.terminated, False, info
+        # The task truncates what has become mush; the time limit is TimeLimit's, which gym.make adds.
+        return observation, result.reward, result.terminated, result.truncated, info
 
-    def _context(self, observation: dict[str, np.ndarray], growth: Growth) -> TaskContext:
-        state = self.world.state
+    def _open_judge(self, options: dict[str, Any]) -> SimJudge | None:
+        wanted = self._judges or self.task.wants_judge
+        return SimJudge(options["scene"], self.size) if wanted and "scene" in options else None
+
+    def _context(self, observation: dict[str, np.ndarray], growth: Growth, drift: float) -> TaskContext:
+        state, judge = self.world.state, self.judge
         return TaskContext(
             c2w=state.c2w.numpy().copy(),
             start_c2w=state.start_c2w.numpy().copy(),
@@ -344,4 +389,9 @@ class SpatiaEnv(gym.Env):
             growth_points=growth.added,
             growth_area=growth.area,
             known_share=float(observation["known"].mean() / 255),
+            drift=drift,
+            frontier_distance=frontier_distance(state) if self.task.wants_frontier else None,
+            seen_cells=None if judge is None else judge.cells(observation["pose"]),
+            judge=judge,
+            np_random=self.np_random,
         )

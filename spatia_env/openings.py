@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from spatia_env.slam.geometry import GeometryEstimator, TinyGeometry, static_wei
 from spatia_env.starts import Start, start_from_image, start_from_scene
 from spatia_env.weights import load_network
 from spatia_env.world import World, WorldState
+
+if TYPE_CHECKING:
+    from spatia_env.model.options import OfficialOptions
 
 TRAIN_SCENES = 10_000
 """Without options a reset draws one of the training scenes."""
@@ -49,7 +52,9 @@ def open_world(
     if "image" in options:
         start = start_from_image(options, *size)
     else:
-        scene = options["scene"] if "scene" in options else int(np_random.integers(TRAIN_SCENES))
+        if "scene" not in options:
+            options["scene"] = int(np_random.integers(TRAIN_SCENES))  # the caller's copy: it may want to know
+        scene = options["scene"]
         start = start_from_scene(scene, options, *size)
     estimator = start.oracle() if oracle else network
     prompt = options.get("prompt", start.prompt)
@@ -112,9 +117,24 @@ def open_saved(options: dict[str, Any], size: tuple[int, int]) -> WorldState:
     return dataclasses.replace(state, **changes)
 
 
-def load_geometry(checkpoint: Checkpoint) -> TinyGeometry:
-    """The geometry network of a checkpoint; loaded once per process."""
-    return _load_geometry(checkpoint.folder)
+def load_geometry(checkpoint: Checkpoint) -> GeometryEstimator:
+    """What estimates depth for a checkpoint: its geometry network, or MapAnything if its options ask for it.
+
+    Loaded once per process.
+    """
+    if checkpoint.options is not None and checkpoint.options.mapanything is not None:
+        return _load_mapanything(checkpoint.options)
+    return _load_geometry(checkpoint.geometry)
+
+
+@functools.lru_cache(maxsize=1)
+def _load_mapanything(options: "OfficialOptions") -> GeometryEstimator:
+    from spatia_env.slam.mapanything import MapAnythingGeometry
+    from spatia_env.slam.segmentation import segmenter_of
+
+    masks = segmenter_of(options.moving, options.detector, options.segmenter, options.device)
+    source = str(options.mapanything)
+    return MapAnythingGeometry.from_pretrained(source, options.mapanything_revision, options.device, masks)
 
 
 @functools.lru_cache(maxsize=4)

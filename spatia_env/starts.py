@@ -42,7 +42,7 @@ class Start:
             raise ActionError('slam="simulator" needs a scene; a photograph has no true geometry.')
         from spatia_env.slam.geometry import SimulatorGeometry
 
-        scene, height, width = _open_scene(self.scene), *self.frame.shape[:2]
+        scene, height, width = open_scene(self.scene), *self.frame.shape[:2]
 
         def truth(c2w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             shot = scene.render(c2w, height, width)
@@ -53,7 +53,7 @@ class Start:
 
 def start_from_scene(scene: int | str, options: dict[str, Any], height: int, width: int) -> Start:
     """The first picture of a simulated scene (seed or name); with `options["depth"]` true, its depth too."""
-    simulated = _open_scene(scene)
+    simulated = open_scene(scene)
     try:
         c2w = np.asarray(options.get("pose", simulated.initial_c2w), dtype=np.float32)
         shot = simulated.render(c2w, height, width)
@@ -90,7 +90,8 @@ def start_from_image(options: dict[str, Any], height: int, width: int) -> Start:
     )
 
 
-def _open_scene(scene: int | str) -> Any:
+def open_scene(scene: int | str) -> Any:
+    """The `SimScene` of a seed or a name; the caller closes it."""
     from spatia_env.sim.scenes import SimScene
 
     return SimScene.from_name(scene) if isinstance(scene, str) else SimScene(scene)

@@ -5,81 +5,43 @@ weighted, so their sum is the reward. Terms that lead somewhere are differences 
 - before` (Ng, Harada & Russell, 1999): with gamma = 1 they sum to what was gained, so going to and fro earns
 nothing.
 
-The state of a task is a few numbers in its own fields: `copy.copy(task)` is a snapshot of it.
+The state of a task is its own fields, none of which is written into: `copy.copy(task)` is a snapshot of it.
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 
 from spatia_env.checks import near_miss
 from spatia_env.errors import ActionError
+from spatia_env.judging import Episode, Judge, Task, TaskContext, TaskResult
 from spatia_env.poses import as_pose, distance_and_angle
 
-
-@dataclass(frozen=True)
-class TaskContext:
-    """What a task may judge by, after a reset or a step.
-
-    Attributes:
-        c2w: Pose of the last frame [4, 4].
-        start_c2w: Pose at the reset [4, 4].
-        frame: Last frame, u8 [H, W, 3].
-        growth_points: Points added to the map by this step.
-        growth_area: Surface added to the map by this step, square metres.
-        known_share: Share of the clip's pixels that memory rendered, 0 to 1.
-        start_frame: First frame of the episode, u8 [H, W, 3].
-        target_share: Share of the last frame's pixels that show the object asked for, where a judge can tell
-            (the simulator can); None where none can.
-        target_distance: Metres from the camera to that object, or None.
-    """
-
-    c2w: np.ndarray
-    start_c2w: np.ndarray
-    frame: np.ndarray
-    growth_points: int = 0
-    growth_area: float = 0.0
-    known_share: float = 1.0
-    start_frame: np.ndarray | None = None
-    target_share: float | None = None
-    target_distance: float | None = None
-
-
-@dataclass(frozen=True)
-class TaskResult:
-    """The weighted terms of one step and whether it ended the episode."""
-
-    terms: dict[str, float] = field(default_factory=dict)
-    terminated: bool = False
-    success: bool = False
-
-    def __post_init__(self) -> None:
-        # Plain numbers, whatever the judge computed with: they go into `info` and into recordings.
-        object.__setattr__(self, "terms", {name: float(value) for name, value in self.terms.items()})
-        object.__setattr__(self, "terminated", bool(self.terminated))
-        object.__setattr__(self, "success", bool(self.success))
-
-    @property
-    def reward(self) -> float:
-        """The sum of the terms."""
-        return float(sum(self.terms.values()))
-
-
-class Task(Protocol):
-    """What the environment asks of a task: `reset` once an episode, then `evaluate` once a step."""
-
-    def reset(self, context: TaskContext) -> None:
-        """Begin an episode at the state of the context."""
-
-    def evaluate(self, context: TaskContext) -> TaskResult:
-        """Judge the step that led to the state of the context."""
+__all__ = [
+    "TASKS",
+    "Explore",
+    "Find",
+    "ImageGoal",
+    "Judge",
+    "NoTask",
+    "ReturnHome",
+    "Task",
+    "TaskContext",
+    "TaskResult",
+    "make_task",
+]
 
 
 @dataclass
 class NoTask:
     """No reward and no end: the world as it is."""
+
+    wants_judge: ClassVar[bool] = False
+    wants_frontier: ClassVar[bool] = False
+    goal: ClassVar[dict[str, Any]] = {}
 
     def reset(self, context: TaskContext) -> None:
         """Nothing to remember."""
@@ -90,11 +52,13 @@ class NoTask:
 
 
 @dataclass
-class Explore:
+class Explore(Episode):
     """See surface that nobody has seen: `new_surface = weight * min(growth_area / area_scale, limit)`.
 
     A quarter turn in an unseen room adds several square metres; a look at what is known adds none. The limit
-    keeps one clip of badly placed points from outweighing an episode. Never terminates.
+    keeps one clip of badly placed points from outweighing an episode. With `frontier_weight` the term
+    `frontier` is the metres by which the camera came nearer to the nearest frontier of the map. Succeeds and
+    ends once `goal_area` square metres were added; 0 never ends.
     """
 
     weight: float = 1.0
@@ -103,24 +67,47 @@ class Explore:
     limit: float = 2.0
     step_cost: float = 0.0
     """Subtracted every step, as the term `time`."""
+    frontier_weight: float = 0.0
+    goal_area: float = 0.0
+    _area: float = field(default=0.0, init=False)
+    _clips: int = field(default=0, init=False)
+    _frontier: float | None = field(default=None, init=False)
 
-    def reset(self, context: TaskContext) -> None:
-        """Nothing to remember: the map remembers."""
+    @property
+    def wants_frontier(self) -> bool:  # type: ignore[override]
+        """Whether `TaskContext.frontier_distance` is needed: it takes some milliseconds."""
+        return self.frontier_weight != 0
 
-    def evaluate(self, context: TaskContext) -> TaskResult:
-        """Score the surface this step added."""
+    def _begin(self, context: TaskContext) -> None:
+        self._area, self._clips, self._frontier = 0.0, 0, context.frontier_distance
+
+    def _score(self, context: TaskContext) -> tuple[dict[str, float], bool]:
         gained = min(max(context.growth_area, 0.0) / self.area_scale, self.limit)
-        return TaskResult({"new_surface": self.weight * gained, "time": 0.0 - self.step_cost})
+        self._area, self._clips = self._area + gained * self.area_scale, self._clips + 1
+        terms = {"new_surface": self.weight * gained, "time": 0.0 - self.step_cost}
+        if self.wants_frontier:
+            before, self._frontier = self._frontier, context.frontier_distance
+            nearer = 0.0 if before is None or self._frontier is None else before - self._frontier
+            terms["frontier"] = self.frontier_weight * nearer
+        return terms, self.goal_area > 0 and self._area >= self.goal_area
+
+    def _spl(self, success: bool) -> float | None:
+        """Of clips, not metres: the fewest that the limit on a clip's surface allows, over those taken."""
+        if self.goal_area <= 0:
+            return None
+        fewest = math.ceil(self.goal_area / (self.area_scale * self.limit))
+        return success * fewest / max(fewest, self._clips)
 
 
 @dataclass
-class ImageGoal:
+class ImageGoal(Episode):
     """Stand where a picture was taken.
 
     With `goal_c2w`: potential `-(metres + degrees / 90) / scale`, success within `near_metres` and
-    `near_degrees`.
-    Without: potential `-mean|frame - goal| / 255 * 4`, success when the two differ by less than
-    `near_colour`. The term `progress` is the gain of the potential; `success` pays once and ends the episode.
+    `near_degrees`. With `goal_image` alone: potential `-mean|frame - goal| / 255 * 4`, success when the two
+    differ by less than `near_colour`. With neither, a reset from a scene draws a place to go: its picture is
+    in `info["goal"]`, its pose is the judge's. The term `progress` is the gain of the potential; `success`
+    pays once and ends the episode.
     """
 
     goal_image: np.ndarray | None = None
@@ -133,39 +120,66 @@ class ImageGoal:
     near_colour: float = 0.05
     scale: float = 1.0
     gamma: float = 1.0
+    _image: np.ndarray | None = field(default=None, init=False)
+    _pose: np.ndarray | None = field(default=None, init=False)
     _potential: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
-        if self.goal_image is None and self.goal_c2w is None:
-            raise ActionError("image_goal: give goal_image (u8 [H, W, 3]), goal_c2w ([4, 4]) or both.")
+        super().__post_init__()
         if self.goal_c2w is not None:
             self.goal_c2w = as_pose(self.goal_c2w, "goal_c2w")
         if self.goal_image is not None:
             self.goal_image = _picture(self.goal_image)
 
-    def reset(self, context: TaskContext) -> None:
-        """Remember how far the goal is."""
-        self._potential = self._gap(context)[0]
+    @property
+    def wants_judge(self) -> bool:  # type: ignore[override]
+        """Whether the goal must be drawn."""
+        return self.goal_image is None and self.goal_c2w is None
 
-    def evaluate(self, context: TaskContext) -> TaskResult:
-        """Score the approach of this step."""
+    @property
+    def goal(self) -> dict[str, Any]:
+        """The goal's picture, where there is one."""
+        return {} if self._image is None else {"image": self._image.copy()}
+
+    def _begin(self, context: TaskContext) -> None:
+        self._image, self._pose = self.goal_image, self.goal_c2w
+        if self.wants_judge:
+            if context.judge is None or context.np_random is None:
+                raise ActionError(
+                    "image_goal: give goal_image (u8 [H, W, 3]) or goal_c2w ([4, 4]) as task_options; only a "
+                    "reset from a scene can draw a goal."
+                )
+            self._image, self._pose = context.judge.draw_goal(context.np_random, context.c2w)
+        self._potential, _ = self._gap(context)
+        if self._pose is not None:
+            metres, degrees = distance_and_angle(context.c2w, self._pose)
+            near = max(metres - self.near_metres, 0.0) + max(degrees - self.near_degrees, 0.0) / 90
+            self._shortest = near
+
+    def _score(self, context: TaskContext) -> tuple[dict[str, float], bool]:
         potential, arrived = self._gap(context)
         progress = self.gamma * potential - self._potential
         self._potential = potential
-        terms = {"progress": self.weight * progress, "success": self.success_reward * arrived}
-        return TaskResult(terms, terminated=arrived, success=arrived)
+        return {"progress": self.weight * progress, "success": self.success_reward * arrived}, arrived
+
+    def _oracle(self, context: TaskContext) -> dict[str, float]:
+        measured = super()._oracle(context)
+        if self._pose is not None and self.wants_judge:
+            metres, degrees = distance_and_angle(context.c2w, self._pose)
+            measured |= {"goal_metres": metres, "goal_degrees": degrees}
+        return measured
 
     def _gap(self, context: TaskContext) -> tuple[float, bool]:
-        if self.goal_c2w is not None:
-            metres, degrees = distance_and_angle(context.c2w, self.goal_c2w)
+        if self._pose is not None:
+            metres, degrees = distance_and_angle(context.c2w, self._pose)
             arrived = metres <= self.near_metres and degrees <= self.near_degrees
             return -(metres + degrees / 90) / self.scale, arrived
-        difference = colour_difference(context.frame, self.goal_image)
+        difference = colour_difference(context.frame, self._image)
         return -4 * difference, difference <= self.near_colour
 
 
 @dataclass
-class ReturnHome:
+class ReturnHome(Episode):
     """Go away, then close the loop: be back at the first pose.
 
     With d = metres + degrees / 90 to the first pose, the potential is `min(d, away) / away` until d has
@@ -186,16 +200,16 @@ class ReturnHome:
     _has_been_away: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.away > self.near_metres + self.near_degrees / 90:
             raise ActionError("return_home: `away` must be larger than what counts as being at home.")
 
-    def reset(self, context: TaskContext) -> None:
-        """Home is `start_c2w`."""
+    def _begin(self, context: TaskContext) -> None:
         self._has_been_away = False
         self._potential = self._out(context)
+        self._shortest = 2 * self.away - self.near_metres - self.near_degrees / 90
 
-    def evaluate(self, context: TaskContext) -> TaskResult:
-        """Score the way out and the way back."""
+    def _score(self, context: TaskContext) -> tuple[dict[str, float], bool]:
         metres, degrees = distance_and_angle(context.c2w, context.start_c2w)
         out = self._out(context)
         self._has_been_away |= out >= 1
@@ -209,7 +223,7 @@ class ReturnHome:
             "success": self.success_reward * home,
             "closure": self.closure_weight * closure,
         }
-        return TaskResult(terms, terminated=home, success=home)
+        return terms, home
 
     def _out(self, context: TaskContext) -> float:
         metres, degrees = distance_and_angle(context.c2w, context.start_c2w)
@@ -222,7 +236,7 @@ class ReturnHome:
 
 
 @dataclass
-class Find:
+class Find(Episode):
     """Bring a named object into view.
 
     The potential is `min(target_share / enough, 1) * (1 + nearness)`; nearness is `near_metres / distance`,
@@ -230,48 +244,64 @@ class Find:
 
     `success` pays and ends the episode once the object fills `enough` of the last frame and, where its
     distance is known, is nearer than `near_metres`. Needs a judge that can see the object: the simulator's
-    scenes have one.
+    scenes have one. Without `target` a reset draws an object of the scene; `info["goal"]` names it.
     """
 
+    wants_judge: ClassVar[bool] = True
+
     target: str = ""
-    """Text that names the object."""
+    """Text that names the object; "" draws one."""
     enough: float = 0.02
     near_metres: float = 3.0
     weight: float = 1.0
     success_reward: float = 5.0
     gamma: float = 1.0
+    _name: str = field(default="", init=False)
     _potential: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.target, str) or not self.target.strip():
+        super().__post_init__()
+        if not isinstance(self.target, str):
             raise ActionError("find: name the object, as in make_task('find', target='the red ball').")
 
-    def reset(self, context: TaskContext) -> None:
-        """Remember how much of the object is in view."""
+    @property
+    def goal(self) -> dict[str, Any]:
+        """The object's name."""
+        return {"target": self._name}
+
+    def _begin(self, context: TaskContext) -> None:
+        self._name = self.target.strip()
+        if not self._name and context.judge is not None and context.np_random is not None:
+            self._name = context.judge.draw_target(context.np_random, context.c2w)
         self._potential = self._view(context)
 
-    def evaluate(self, context: TaskContext) -> TaskResult:
-        """Score what this step brought into view."""
+    def _score(self, context: TaskContext) -> tuple[dict[str, float], bool]:
         potential = self._view(context)
         progress = self.gamma * potential - self._potential
         self._potential = potential
-        distance = context.target_distance
-        found = (context.target_share or 0) >= self.enough and (
-            distance is None or distance <= self.near_metres
-        )
-        terms = {"progress": self.weight * progress, "success": self.success_reward * found}
-        return TaskResult(terms, terminated=found, success=found)
+        share, distance = self._look(context)
+        found = share >= self.enough and (distance is None or distance <= self.near_metres)
+        return {"progress": self.weight * progress, "success": self.success_reward * found}, found
+
+    def _oracle(self, context: TaskContext) -> dict[str, float]:
+        share, distance = self._look(context)
+        measured = super()._oracle(context) | {"target_share": share}
+        return measured if distance is None else measured | {"target_distance": distance}
 
     def _view(self, context: TaskContext) -> float:
+        share, distance = self._look(context)
+        nearness = 0.0 if distance is None else self.near_metres / max(distance, self.near_metres)
+        return min(share / self.enough, 1.0) * (1 + nearness)
+
+    def _look(self, context: TaskContext) -> tuple[float, float | None]:
+        if context.judge is not None:
+            return context.judge.target(self._name, context.c2w)
         if context.target_share is None:
             raise ActionError(
-                f"find: nothing here can tell where {self.target!r} is; "
+                f"find: nothing here can tell where {self._name!r} is; "
                 "reset from a scene, whose objects are known."
             )
-        nearness = 0.0
-        if context.target_distance is not None:
-            nearness = self.near_metres / max(context.target_distance, self.near_metres)
-        return min(context.target_share / self.enough, 1.0) * (1 + nearness)
+        return context.target_share, context.target_distance
 
 
 TASKS: dict[str, type] = {

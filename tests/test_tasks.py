@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spatia_env.errors import ActionError
+from spatia_env.judging import report
 from spatia_env.poses import se3_exp
 from spatia_env.tasks import TASKS, TaskContext, TaskResult, colour_difference, make_task
 
@@ -40,6 +41,7 @@ def test_result_sums_its_terms_as_plain_numbers():
 
 def test_explore_pays_for_new_surface_only():
     task = make_task("explore", area_scale=4.0, limit=2.0, weight=0.5, step_cost=0.01)
+    task.reset(context())
     assert task.evaluate(context(growth_area=2.0)).terms == {"new_surface": 0.25, "time": -0.01}
     assert task.evaluate(context(growth_area=0.0)).reward == pytest.approx(-0.01)
     assert task.evaluate(context(growth_area=1e9)).terms["new_surface"] == 1.0
@@ -71,14 +73,117 @@ def test_image_goal_by_picture():
 @pytest.mark.parametrize(
     "options",
     [
-        {},
+        {"max_imagined": 0.0},
         {"goal_image": GREY[..., 0]},
         {"goal_image": GREY.astype(float)},
     ],
 )
-def test_image_goal_asks_for_a_goal(options):
+def test_image_goal_refuses_bad_goals(options):
     with pytest.raises(ActionError):
         make_task("image_goal", **options)
+
+
+class Judge:
+    """A judge of an empty space: one goal, one object two metres ahead of the origin."""
+
+    def cells(self, path):
+        return np.unique(np.floor(path[:, 0, 3]).astype(np.int64))
+
+    def target(self, name, c2w):
+        return (0.05 if c2w[0, 3] > 1 else 0.0), abs(2 - c2w[0, 3])
+
+    def draw_goal(self, np_random, c2w):
+        return GREY + 1, context(2.0).c2w
+
+    def draw_target(self, np_random, c2w):
+        return "duck"
+
+
+def judged(x: float, **extra) -> TaskContext:
+    path = np.stack([context(x).c2w])
+    return context(x, judge=JUDGE, np_random=np.random.default_rng(0), seen_cells=JUDGE.cells(path), **extra)
+
+
+JUDGE = Judge()
+
+
+def test_image_goal_draws_a_goal_where_it_can():
+    task = make_task("image_goal")
+    assert task.wants_judge and not make_task("image_goal", goal_image=GREY).wants_judge
+    with pytest.raises(ActionError, match="only a reset from a scene"):
+        task.reset(context())
+    task.reset(judged(0.0))
+    assert (task.goal["image"] == GREY + 1).all()
+    result = task.evaluate(judged(1.0))
+    assert result.terms["progress"] == pytest.approx(1.0)
+    assert result.oracle["goal_metres"] == pytest.approx(1.0)
+    assert task.evaluate(judged(1.9)).success
+
+
+def test_find_draws_an_object_and_asks_the_judge():
+    task = make_task("find")
+    task.reset(judged(0.0))
+    assert task.goal == {"target": "duck"}
+    assert not task.evaluate(judged(0.5)).success
+    result = task.evaluate(judged(1.5))
+    assert result.success and result.oracle["target_distance"] == pytest.approx(0.5)
+
+
+def test_spl_is_success_times_the_shortest_way_over_the_way_taken():
+    task = make_task("image_goal", goal_c2w=context(2.0).c2w)
+    task.reset(context())
+    assert task.evaluate(context(-1.0)).spl == 0
+    task.evaluate(context(1.0))
+    # 1 m back, 2 m ahead and the last 0.8 m, where 1.7 m would have done.
+    assert task.evaluate(context(1.8)).spl == pytest.approx(1.7 / 3.8)
+
+
+def test_explore_succeeds_at_its_area_and_its_spl_counts_clips():
+    task = make_task("explore", goal_area=10.0)
+    task.reset(context())
+    assert task.evaluate(context(growth_area=4.0)).spl == 0
+    assert not task.evaluate(context(growth_area=4.0)).terminated
+    last = task.evaluate(context(growth_area=4.0))
+    assert last.success and last.spl == pytest.approx(2 / 3)
+
+
+def test_explore_pays_for_coming_nearer_to_the_frontier():
+    task = make_task("explore", frontier_weight=0.5)
+    task.reset(context(frontier_distance=2.0))
+    assert task.evaluate(context(frontier_distance=1.4)).terms["frontier"] == pytest.approx(0.3)
+    assert not make_task("explore").wants_frontier
+
+
+def test_mush_truncates_but_a_turn_into_the_unknown_does_not():
+    task = make_task("explore", max_imagined=0.9)
+    task.reset(context())
+    assert not any(task.evaluate(context(known_share=0.5)).truncated for _ in range(6))
+    results = [task.evaluate(context(known_share=0.0)) for _ in range(3)]
+    assert [r.truncated for r in results] == [False, False, True]
+    assert "imagined 100%" in results[-1].reason and not results[-1].terminated
+
+
+def test_drift_truncates():
+    task = make_task("return_home", max_drift=0.25)
+    task.reset(context())
+    assert not task.evaluate(context(drift=0.2)).truncated
+    assert "drifted 0.30 m" in task.evaluate(context(drift=0.1)).reason
+
+
+def test_true_coverage_counts_every_cell_once():
+    task = make_task("explore")
+    task.reset(judged(0.0))
+    first, again = task.evaluate(judged(3.0)), task.evaluate(judged(0.5))
+    assert first.oracle == pytest.approx({"coverage": 0.08, "new_coverage": 0.04})
+    assert again.oracle == pytest.approx({"coverage": 0.08, "new_coverage": 0.0})
+    assert task.evaluate(context()).oracle == {}
+
+
+def test_report_leaves_out_what_is_not_known():
+    info = report(TaskResult({"a": 1.0}))
+    assert info == {"reward_terms": {"a": 1.0}, "is_success": False}
+    info = report(TaskResult(spl=0.5, oracle={"b": 1}, truncated=True, reason="why"))
+    assert info["spl"] == 0.5 and info["oracle"] == {"b": 1.0} and info["end"] == "why"
 
 
 def test_goal_is_copied():
@@ -119,8 +224,10 @@ def test_find():
     assert task.evaluate(context(target_share=0.05, target_distance=1.0)).success
     with pytest.raises(ActionError, match="reset from a scene"):
         task.evaluate(context())
+    with pytest.raises(ActionError, match="reset from a scene"):
+        make_task("find").reset(context())
     with pytest.raises(ActionError, match="name the object"):
-        make_task("find")
+        make_task("find", target=3)
 
 
 CASES = {

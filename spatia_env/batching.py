@@ -1,0 +1,96 @@
+"""One model call for several worlds: what a world asks of the model, and what it gets.
+
+A step has three parts: prepare (look into memory), generate, finish (understand and remember). The middle one
+is all that worlds share, so it is what is batched, in one process, between processes and on a cluster.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spatia_env.ledger import Heard
+from spatia_env.memory.rendering import Render
+from spatia_env.stopwatch import Stopwatch
+
+
+@dataclass(frozen=True)
+class ClipRequest:
+    """What one clip is conditioned on; all tensors live on the CPU and are not written to.
+
+    Attributes:
+        text: What the model reads.
+        scene_render: The map along the path, float [T, 3, H, W] in [0, 1].
+        known: Its coverage, bool [T, H, W].
+        references: Retrieved pictures, u8 [R, H, W, 3].
+        preceding: The last frames, u8 [P, H, W, 3].
+        seed: Of the noise.
+    """
+
+    text: str
+    scene_render: Tensor
+    known: Tensor
+    references: Tensor
+    preceding: Tensor
+    seed: int
+
+    @property
+    def shape(self) -> tuple[tuple[int, ...], ...]:
+        """Requests of equal shape can share a call."""
+        return tuple(tuple(t.shape) for t in (self.scene_render, self.references, self.preceding))
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A step that waits for its clip; `view` is None where the world stands still and nothing is imagined."""
+
+    watch: Stopwatch
+    path: Tensor
+    event: str = ""
+    heard: Heard | None = None
+    view: Render | None = None
+    references: Tensor | None = None
+    scores: tuple[float, ...] = ()
+
+
+@torch.inference_mode()
+def generate_clips(pipeline: Any, requests: Sequence[ClipRequest]) -> list[Tensor]:
+    """The clips u8 [T, H, W, 3] of some requests, one model call for all that have equal shapes.
+
+    Each world has a noise generator of its own, so what it shows does not depend on its neighbours beyond the
+    rounding of sums.
+    """
+    clips: list[Tensor | None] = [None] * len(requests)
+    groups: dict[tuple[tuple[int, ...], ...], list[int]] = {}
+    for index, request in enumerate(requests):
+        groups.setdefault(request.shape, []).append(index)
+    for members in groups.values():
+        for index, clip in zip(members, _call(pipeline, [requests[i] for i in members]), strict=True):
+            clips[index] = clip
+    return [clip for clip in clips if clip is not None]
+
+
+def _call(pipeline: Any, requests: Sequence[ClipRequest]) -> list[Tensor]:
+    generators = [torch.Generator().manual_seed(request.seed) for request in requests]
+    video = pipeline(
+        [request.text for request in requests],
+        torch.stack([(request.scene_render * 2 - 1).transpose(0, 1) for request in requests]),
+        torch.stack([request.known.float()[None] for request in requests]),
+        torch.stack([_to_video(request.references) for request in requests]),
+        torch.stack([_to_video(request.preceding) for request in requests]),
+        generators[0] if len(generators) == 1 else generators,
+    )
+    # A copy that is no inference tensor: worlds keep frames and write them into maps.
+    return [torch.from_numpy(_to_bytes(clip).numpy().copy()) for clip in video]
+
+
+def _to_video(frames: Tensor) -> Tensor:
+    """U8 [T, H, W, 3] -> float [3, T, H, W] in [-1, 1]."""
+    return (frames.movedim(-1, 1).float() / 255 * 2 - 1).transpose(0, 1)
+
+
+def _to_bytes(video: Tensor) -> Tensor:
+    """Float [3, T, H, W] in [-1, 1] -> u8 [T, H, W, 3]."""
+    return ((video.permute(1, 2, 3, 0) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

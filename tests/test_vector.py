@@ -1,0 +1,205 @@
+"""`SpatiaVectorEnv` against Gymnasium's own vector of single environments, in every autoreset mode."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.vector import AutoresetMode
+
+from spatia_env.autoreset import split_actions
+from spatia_env.batching import generate_clips
+from spatia_env.errors import ActionError, ClosedEnvError
+from spatia_env.model.checkpoints import load_checkpoint
+from spatia_env.vector import SpatiaVectorEnv
+from untrained import write_untrained
+
+SIZE = (64, 96)
+SCENE = {"scene": 10003}
+N = 3
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(write_untrained(tmp_path_factory.mktemp("model")))
+
+
+def pair(model, name, count, mode, **options):
+    """Ours and Gymnasium's, of the same worlds."""
+    options = {"model": model, "size": SIZE, "max_episode_steps": 2, **options}
+    ours = gym.make_vec(f"spatia_env:{name}", count, autoreset_mode=mode, **options)
+    theirs = gym.make_vec(
+        f"spatia_env:{name}", count, "sync", vector_kwargs={"autoreset_mode": mode}, **options
+    )
+    assert isinstance(ours, SpatiaVectorEnv)
+    return ours, theirs
+
+
+def same(a, b, path="") -> None:
+    """Equal, numbers to 1e-5 where a batch may round sums another way."""
+    assert type(a) is type(b), path
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), path
+        for key in a:
+            same(a[key], b[key], f"{path}.{key}")
+    elif isinstance(a, tuple | list) or (isinstance(a, np.ndarray) and a.dtype == object):
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            same(x, y, f"{path}[{i}]")
+    elif isinstance(a, np.ndarray):
+        assert a.shape == b.shape and a.dtype == b.dtype, path
+        scale = 255 if a.dtype == np.uint8 else 1
+        assert np.abs(a.astype(np.float64) - b).max(initial=0) / scale <= 1e-5, path
+    elif isinstance(a, float):
+        assert a == pytest.approx(b, abs=1e-5), path
+    else:
+        assert a == b, path
+
+
+def play(ours, theirs, steps, options=None):
+    ours.action_space.seed(3)
+    same(ours.reset(seed=5, options=options), theirs.reset(seed=5, options=options))
+    for _ in range(steps):
+        action = ours.action_space.sample()
+        first, second = ours.step(action), theirs.step(action)
+        same(first, second)
+        if ours.autoreset_mode == AutoresetMode.DISABLED and (first[2] | first[3]).any():
+            mask = first[2] | first[3]
+            same(ours.reset(options={"reset_mask": mask}), theirs.reset(options={"reset_mask": mask}))
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode), ids=lambda mode: mode.value)
+def test_one_world_is_a_single_environment(model, mode):
+    play(*pair(model, "SpatiaRL-v0", 1, mode, task="explore"), steps=4)
+
+
+def test_three_worlds_are_three_single_environments(model):
+    ours, theirs = pair(model, "Spatia-v0", N, AutoresetMode.SAME_STEP, task="return_home")
+    play(ours, theirs, steps=3)
+    assert ours.single_action_space == theirs.single_action_space
+    assert ours.observation_space == theirs.observation_space
+
+
+def test_discrete_worlds_with_threads(model):
+    ours, theirs = pair(model, "SpatiaDiscrete-v0", 2, AutoresetMode.NEXT_STEP, num_events=2)
+    ours.close()
+    ours = gym.make_vec(
+        "spatia_env:SpatiaDiscrete-v0",
+        2,
+        model=model,
+        size=SIZE,
+        max_episode_steps=2,
+        num_events=2,
+        threads=2,
+    )
+    play(ours, theirs, steps=3)
+    ours.close()
+
+
+def test_the_model_is_called_once_a_step(model, monkeypatch):
+    env = SpatiaVectorEnv(N, model=model, size=SIZE)
+    env.reset(seed=0)
+    batches = []
+
+    def counted(pipeline, requests):
+        batches.append(len(requests))
+        return generate_clips(pipeline, requests)
+
+    monkeypatch.setattr("spatia_env.vector.generate_clips", counted)
+    ahead = np.tile(np.array([0, 0, 0.4, 0, 0.3, 0], np.float32), (N, 1))
+    env.step({"camera": ahead, "event": ("",) * N})
+    assert batches == [N]
+
+
+def test_a_batch_makes_the_clips_that_single_calls_make(model):
+    env = SpatiaVectorEnv(N, model=model, size=SIZE)
+    env.reset(seed=0)
+    requests = []
+    for world in env.worlds:
+        step = world.prepare({"camera": np.array([0, 0, 0.4, 0, 0.3, 0]), "event": "a red ball rolls in"})
+        requests.append(world.request(step.heard.text, step.view, step.references))
+    pipeline = load_checkpoint(model).pipeline
+    together = generate_clips(pipeline, requests)
+    for clip, request in zip(together, requests, strict=True):
+        alone = generate_clips(pipeline, [request])[0]
+        difference = (clip.float() - alone.float()).abs() / 255
+        assert float(difference.mean()) <= 1e-5 and not clip.is_inference()
+
+
+@pytest.mark.parametrize(
+    ("actions", "complaint"),
+    [
+        ({"camera": np.zeros((2, 6)), "event": ("", "", "")}, "holds 2 actions for 3 worlds"),
+        ({"camera": np.zeros((3, 6)), "event": "abc"}, "one a world"),
+        ({"camera": np.zeros((3, 6))}, "missing"),
+        (np.zeros((3, 6)), "a dict of batches"),
+        ({"camera": np.full((3, 6), np.nan), "event": ("",) * 3}, "NaN"),
+        ({"camera": np.array([[0] * 6, [0] * 6, [2] + [0] * 5]), "event": ("",) * 3}, "range is -1 to 1"),
+        (None, "NoneType"),
+    ],
+)
+def test_bad_batches_move_no_world(model, vector, actions, complaint):
+    before = vector.call("snapshot")
+    with pytest.raises(ActionError, match=complaint):
+        vector.step(actions)
+    assert all(a is b for a, b in zip(before, vector.call("snapshot"), strict=True))
+
+
+@pytest.fixture(scope="module")
+def vector(model):
+    env = SpatiaVectorEnv(N, model=model, size=SIZE, autoreset_mode="Disabled", max_episode_steps=1)
+    env.reset(seed=0, options=SCENE)
+    yield env
+    env.close()
+    env.close()
+    with pytest.raises(ClosedEnvError):
+        env.reset()
+    with pytest.raises(ClosedEnvError):
+        env.step(env.action_space.sample())
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [[True] * 3, np.ones(2, bool), np.zeros(3, bool), np.ones(3, int)],
+    ids=["list", "2", "none", "int"],
+)
+def test_bad_masks_and_seeds(vector, mask):
+    with pytest.raises(ActionError, match="reset_mask is a bool array"):
+        vector.reset(options={"reset_mask": mask})
+    with pytest.raises(ActionError, match="one seed for each of the 3 worlds"):
+        vector.reset(seed=[1, 2])
+
+
+def test_worlds_that_ended_must_be_reset(model):
+    env = SpatiaVectorEnv(2, model=model, size=SIZE, autoreset_mode="Disabled", max_episode_steps=1)
+    with pytest.raises(ActionError, match=r"call reset\(\) first"):
+        env.step(env.action_space.sample())
+    env.reset(seed=0, options=SCENE)
+    still = {"camera": np.zeros((2, 6), np.float32), "event": ("", "")}
+    *_, truncated, _ = env.step(still)
+    assert truncated.all()
+    with pytest.raises(ActionError, match=r"worlds \[0, 1\] have ended"):
+        env.step(still)
+    mask = np.array([True, False])
+    options = {"reset_mask": mask, **SCENE}
+    env.reset(options=options)
+    assert options["reset_mask"] is mask, "the caller's options are the caller's"
+    with pytest.raises(ActionError, match=r"worlds \[1\] have ended"):
+        env.step(still)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_envs": 0},
+        {"autoreset_mode": "sometimes"},
+        {"autoreset_mode": ["NextStep", "SameStep"]},
+        {"view": "x"},
+    ],
+)
+def test_bad_arguments(model, options):
+    with pytest.raises(ActionError):
+        SpatiaVectorEnv(**{"num_envs": 1, "model": model, "size": SIZE, **options})
+
+
+def test_lists_of_single_actions_are_batches_too(vector):
+    space = vector.single_action_space
+    batch = [space.sample() for _ in range(N)]
+    assert split_actions(space, batch, N) == batch
