@@ -30,6 +30,8 @@ class LoopConfig:
     """total steps over all calls"""
     learning_rate: float = 5e-4
     """peak learning rate, after `warmup` steps"""
+    muon: float = 0.0
+    """learning rate of Muon for the matrices of the blocks, as a multiple of `learning_rate`; 0 for AdamW"""
     warmup: int = 100
     """steps of linear warm-up"""
     decay: bool = False
@@ -60,12 +62,7 @@ class Trainer:
         self.model, self.config = model, config
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.average = {n: p.detach().clone() for n, p in self.parameters.items()}
-        self.optimizer = torch.optim.AdamW(
-            list(self.parameters.values()),
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            betas=(0.9, 0.98),
-        )
+        self.optimizers = _optimizers(self.parameters, config)
         self.device_type = next(iter(self.parameters.values())).device.type
         self.step, self.seconds = 0, 0.0
         config.out.mkdir(parents=True, exist_ok=True)
@@ -113,8 +110,9 @@ class Trainer:
         state |= {f"average.{n}": t for n, t in self.average.items()}
         moments = {}
         for name, parameter in self.parameters.items():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                moments[f"{name}|{key}"] = value
+            for optimizer, _ in self.optimizers:
+                for key, value in optimizer.state.get(parameter, {}).items():
+                    moments[f"{name}|{key}"] = value
         _save_atomic(state, self.config.out / "state.safetensors")
         _save_atomic(moments, self.config.out / "optimizer.safetensors")
         progress = {"step": self.step, "seconds": round(self.seconds, 1)}
@@ -125,11 +123,13 @@ class Trainer:
         return _Averaged(self.parameters, self.average)
 
     def _descend(self, value: Tensor) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self.parameters.values():
+            parameter.grad = None
         value.backward()
         norm = nn.utils.clip_grad_norm_(list(self.parameters.values()), self.config.clip)
         if torch.isfinite(norm):
-            self.optimizer.step()
+            for optimizer, _ in self.optimizers:
+                optimizer.step()
         self.step += 1
         # A short memory at first: early weights are not worth averaging.
         decay = min(self.config.ema, self.step / (self.step + 10))
@@ -141,8 +141,9 @@ class Trainer:
         if self.config.decay:
             cosine = 0.5 + 0.5 * float(torch.cos(torch.tensor(min(elapsed, 1.0) * torch.pi)))
             rate *= 0.05 + 0.95 * cosine
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        for optimizer, multiple in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * multiple
 
     def _evaluate(self, evaluate: Callable[[], dict[str, float]]) -> dict[str, float]:
         with self.averaged(), torch.no_grad():
@@ -167,12 +168,37 @@ class Trainer:
             if name.startswith("average.") and name[8:] in self.average:
                 self.average[name[8:]].copy_(tensor)
         moments = load_file(self.config.out / "optimizer.safetensors")
-        for name, parameter in self.parameters.items():
-            found = {k.split("|")[1]: v for k, v in moments.items() if k.split("|")[0] == name}
-            if found:
-                self.optimizer.state[parameter] = found
+        names = {id(parameter): name for name, parameter in self.parameters.items()}
+        for optimizer, _ in self.optimizers:
+            wanted = MOMENTS[type(optimizer)]
+            for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+                found = {key: moments.get(f"{names[id(parameter)]}|{key}") for key in wanted}
+                if all(value is not None for value in found.values()):
+                    optimizer.state[parameter] = found
         progress = json.loads((self.config.out / "progress.json").read_text())
         self.step, self.seconds = progress["step"], progress["seconds"]
+
+
+MOMENTS: dict[type, tuple[str, ...]] = {
+    torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
+    torch.optim.Muon: ("momentum_buffer",),
+}
+"""What each optimiser remembers of a parameter; a run may go on with the other one."""
+
+
+def _optimizers(
+    parameters: dict[str, nn.Parameter], config: LoopConfig
+) -> list[tuple[torch.optim.Optimizer, float]]:
+    """Optimisers with the multiple of the learning rate that each takes."""
+    hidden = {n: p for n, p in parameters.items() if config.muon and p.ndim == 2 and "blocks." in n}
+    others = [p for n, p in parameters.items() if n not in hidden]
+    adam = torch.optim.AdamW(others, config.learning_rate, (0.9, 0.98), weight_decay=config.weight_decay)
+    if not hidden:
+        return [(adam, 1.0)]
+    muon = torch.optim.Muon(
+        list(hidden.values()), config.learning_rate, config.weight_decay, adjust_lr_fn="match_rms_adamw"
+    )
+    return [(adam, 1.0), (muon, config.muon)]
 
 
 class _Averaged:

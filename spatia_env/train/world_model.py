@@ -46,7 +46,7 @@ class WorldModelConfig:
 
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(
-            out=Path("runs/world-model"), learning_rate=1e-3, eval_minutes=12.0
+            out=Path("runs/world-model"), learning_rate=1e-3, muon=2.0, eval_minutes=15.0
         )
     )
     autoencoder: Path = Path("runs/autoencoder")
