@@ -1,0 +1,111 @@
+"""Pictures for the player: one or several clips, in one of several layers, as frames to show in turn.
+
+All text is drawn as pixels. It knows clips, not the session.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from spatia_env.video import depth_to_rgb
+from spatia_env.viewer.moments import Clip, Moment
+
+Layer = Literal["clip", "known / imagined", "depth", "memory's render", "what moves", "references"]
+LAYERS: tuple[Layer, ...] = (
+    "clip",
+    "known / imagined",
+    "depth",
+    "memory's render",
+    "what moves",
+    "references",
+)
+WIDTH = 396
+"""Pixels: the width of the panel."""
+INK, PAPER, ACCENT, IMAGINED = (236, 236, 232), (27, 29, 35), (255, 138, 76), (150, 92, 255)
+
+
+def layer_frames(clip: Clip, layer: Layer) -> np.ndarray:
+    """A clip's frames u8 [T, H, W, 3] in a layer; references come as one picture each."""
+    if layer == "known / imagined":
+        return tint(clip.frames, ~clip.known, IMAGINED)
+    if layer == "depth":
+        return depth_to_rgb(clip.depth.astype(np.float32))
+    if layer == "memory's render":
+        return clip.scene_render
+    if layer == "what moves":
+        return tint(clip.frames, clip.dynamic, ACCENT)
+    if layer == "references" and len(clip.references):
+        return clip.references
+    return clip.frames
+
+
+def tint(frames: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+    """Frames u8 [T, H, W, 3] with a colour laid over the pixels of a mask [T, H, W]."""
+    laid = 0.55 * frames.astype(np.float32) + 0.45 * np.array(colour, np.float32)
+    return np.where(mask[..., None], laid, frames).astype(np.uint8)
+
+
+def reel(moments: Sequence[Moment], layer: Layer, width: int = WIDTH) -> list[np.ndarray]:
+    """Frames u8 [h, w, 3] that show moments side by side, each with its caption; as many as the longest clip.
+
+    Args:
+        moments: One to eight.
+        layer: What of them.
+        width: Pixels of the whole.
+    """
+    columns = 1 if len(moments) == 1 else 2 if len(moments) <= 4 else 3
+    gap = 6
+    cell = (width - gap * (columns - 1)) // columns
+    strips = [layer_frames(moment.clip, layer) for moment in moments]
+    captions = [caption(moment, layer) for moment in moments]
+    height, across = strips[0].shape[1:3]
+    tall, bar = round(cell * height / across), 22
+    rows = -(-len(moments) // columns)
+    blank = np.full((rows * (tall + bar) + gap * (rows - 1), width, 3), PAPER, np.uint8)
+    for index, words in enumerate(captions):
+        left, top = index % columns * (cell + gap), index // columns * (tall + bar + gap)
+        blank[top + tall : top + tall + bar, left : left + cell] = text_bar(words, cell, bar)
+    frames = []
+    for at in range(max(len(strip) for strip in strips)):
+        frame = blank.copy()
+        for index, strip in enumerate(strips):
+            left, top = index % columns * (cell + gap), index // columns * (tall + bar + gap)
+            frame[top : top + tall, left : left + cell] = enlarge(strip[min(at, len(strip) - 1)], cell, tall)
+        frames.append(frame)
+    return frames
+
+
+def caption(moment: Moment, layer: Layer) -> str:
+    """What stands beneath a moment: its number and event; for references how well they overlap."""
+    words = f"{moment.id}  {moment.event or moment.caption}"
+    if layer == "references":
+        scores = ", ".join(f"{score:.2f}" for score in moment.clip.scores)
+        return f"{words}  overlap {scores}" if scores else f"{words}  no references"
+    return words
+
+
+def enlarge(frame: np.ndarray, width: int, height: int) -> np.ndarray:
+    """A frame u8 [H, W, 3] at another size, smoothly."""
+    return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC))
+
+
+@lru_cache(maxsize=64)
+def text_bar(words: str, width: int, height: int) -> np.ndarray:
+    """A line of text, cut to fit, u8 [height, width, 3]."""
+    picture = Image.new("RGB", (width, height), PAPER)
+    font = _font(13)
+    words = "".join(character if character.isprintable() else " " for character in words)
+    if font.getlength(words) > width - 4:
+        while words and font.getlength(words + "…") > width - 4:
+            words = words[:-1]
+        words += "…"
+    ImageDraw.Draw(picture).text((2, height // 2), words, INK, font=font, anchor="lm")
+    return np.asarray(picture)
+
+
+@lru_cache(maxsize=8)
+def _font(size: int) -> Any:
+    return ImageFont.load_default(size=size)

@@ -1,0 +1,194 @@
+"""The browsers' own cameras: what memory shows from where each looks, and when one has come to rest.
+
+A view that moves is previewed at once; one that rests, with walking switched on, becomes a request. Previews
+are made on a thread of their own, one view at a time and always the newest of each client, so a client that
+moves quickly, or is slow to take its pictures, holds up nobody.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spatia_env.cameras import pose_error
+from spatia_env.viewer.session import Session
+from spatia_env.viewer.stage import rotation_of
+
+REST_SECONDS = 0.35
+"""A view that has not moved for so long has been let go."""
+NEAR_METRES, NEAR_DEGREES = 0.02, 1.0
+"""A view this close to the walker is the walker's."""
+LOOK_AT = 0.05
+"""Metres ahead about which the browser turns its camera: so near that it turns on the spot."""
+PLACING_SECONDS = 2.0
+UP_ABOVE = 5.0
+"""Metres above and behind for the view from above."""
+
+
+@dataclass
+class View:
+    """One client's camera.
+
+    Attributes:
+        client: viser's handle.
+        walks: Whether a view that rests is walked to.
+        moved: When it last moved, monotonic seconds; 0 when it has been dealt with.
+        c2w: Where it is [4, 4].
+        picture: The widget that shows the preview.
+        previews: How many have been sent.
+        placed: When the program put it somewhere; until the browser says that it is there, what it says is old.
+    """
+
+    client: Any
+    walks: bool = True
+    moved: float = 0.0
+    c2w: Tensor = field(default_factory=lambda: torch.eye(4))
+    picture: Any = None
+    previews: int = 0
+    placed: float = 0.0
+
+
+class Views:
+    """The cameras of all clients.
+
+    Args:
+        session: What they look at.
+        width: Pixels of the previews.
+        rested: Called with a view that has come to rest somewhere else than the walker.
+    """
+
+    def __init__(self, session: Session, width: int, rested: Callable[[View], None]) -> None:
+        self._session, self._width, self._rested = session, width, rested
+        self._views: dict[int, View] = {}
+        self._pending: dict[int, View] = {}
+        self._condition = threading.Condition()
+        self._stop = False
+        self._thread = threading.Thread(target=self._run, name="previews", daemon=True)
+        self._thread.start()
+
+    def __getitem__(self, client_id: int) -> View | None:
+        """The view of a client, None if it has gone."""
+        return self._views.get(client_id)
+
+    def add(self, client: Any, picture: Any, walks: bool) -> View:
+        """Follow a client's camera, beginning where the walker is."""
+        view = View(client, walks, c2w=self._session.now.state.c2w, picture=picture)
+        self._views[client.client_id] = view
+        client.camera.on_update(lambda camera: self._moved(view, camera))
+        self.go_to_walker(view)
+        self._ask(view)
+        return view
+
+    def remove(self, client_id: int) -> None:
+        """Forget a client."""
+        with self._condition:
+            self._views.pop(client_id, None)
+            self._pending.pop(client_id, None)
+
+    def close(self) -> None:
+        """End the thread."""
+        with self._condition:
+            self._stop = True
+            self._condition.notify()
+        self._thread.join(5)
+
+    def refresh(self) -> None:
+        """The world has changed: previews again, and walking clients stand where the walker is."""
+        for view in tuple(self._views.values()):
+            if view.walks and not view.moved:
+                self.go_to_walker(view)
+            self._ask(view)
+
+    def tick(self, now: float) -> None:
+        """Report views that have come to rest."""
+        for view in tuple(self._views.values()):
+            if view.walks and view.moved and now - view.moved > REST_SECONDS:
+                view.moved = 0.0
+                if not self.is_at_walker(view):
+                    self._rested(view)
+
+    def is_at_walker(self, view: View) -> bool:
+        """Whether a view is the walker's, nearly."""
+        return _near(view.c2w, self._session.now.state.c2w)
+
+    def go_to_walker(self, view: View) -> None:
+        """Put a client's camera where the walker is."""
+        c2w = self._session.now.state.c2w.double().numpy()
+        view.c2w, view.moved, view.placed = torch.from_numpy(c2w).float(), 0.0, time.monotonic()
+        _place(view.client, c2w[:3, 3], c2w[:3, 3] + LOOK_AT * c2w[:3, 2])
+
+    def go_above(self, view: View) -> None:
+        """Put a client's camera above and behind the walker, to look at the whole."""
+        view.walks, view.moved = False, 0.0
+        c2w = self._session.now.state.c2w.double().numpy()
+        ahead = c2w[:3, 3] + 1.5 * c2w[:3, 2] * np.array([1, 1, 0])
+        eye = ahead - 0.7 * UP_ABOVE * _level(c2w[:3, 2]) + np.array([0, 0, UP_ABOVE])
+        _place(view.client, eye, ahead)
+
+    def _moved(self, view: View, camera: Any) -> None:
+        position, wxyz = np.asarray(camera.position), np.asarray(camera.wxyz)
+        if not (np.isfinite(position).all() and np.isfinite(wxyz).all() and np.linalg.norm(wxyz) > 0.5):
+            return
+        if np.abs(position).max() > 1e3:
+            return
+        c2w = np.eye(4)
+        c2w[:3, :3], c2w[:3, 3] = rotation_of(wxyz), position
+        new, now = torch.from_numpy(c2w).float(), time.monotonic()
+        if view.placed:
+            if not _near(new, view.c2w) and now - view.placed < PLACING_SECONDS:
+                return
+            view.placed = 0.0
+        if _near(new, view.c2w, 1e-4, 1e-2):
+            return
+        view.c2w = new
+        view.moved = 0.0 if self.is_at_walker(view) else now
+        self._ask(view)
+
+    def _ask(self, view: View) -> None:
+        with self._condition:
+            if view.client.client_id in self._views:
+                self._pending[view.client.client_id] = view
+                self._condition.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                while not self._pending and not self._stop:
+                    self._condition.wait()
+                if self._stop:
+                    return
+                client_id = next(iter(self._pending))
+                view = self._pending.pop(client_id)
+            self._show(view)
+
+    def _show(self, view: View) -> None:
+        from spatia_env.viewer.pictures import enlarge
+
+        frame, _ = self._session.preview(view.c2w)
+        if view.client.client_id in self._views:
+            height = round(self._width * frame.shape[0] / frame.shape[1])
+            view.picture.image = enlarge(frame, self._width, height)
+            view.previews += 1
+
+
+def _near(a: Tensor, b: Tensor, metres: float = NEAR_METRES, degrees: float = NEAR_DEGREES) -> bool:
+    distance, angle = pose_error(a, b)
+    return float(distance) < metres and float(angle) < degrees
+
+
+def _place(client: Any, eye: np.ndarray, target: np.ndarray) -> None:
+    with client.atomic():
+        client.camera.up_direction = (0.0, 0.0, 1.0)
+        client.camera.position = tuple(eye.tolist())
+        client.camera.look_at = tuple(target.tolist())
+
+
+def _level(direction: np.ndarray) -> np.ndarray:
+    flat = direction * np.array([1.0, 1.0, 0.0])
+    norm = np.linalg.norm(flat)
+    return flat / norm if norm > 1e-6 else np.array([0.0, 1.0, 0.0])
