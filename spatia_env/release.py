@@ -19,7 +19,6 @@ from torch import Tensor
 
 from spatia_env.cameras import invert_se3
 from spatia_env.cases import Case, read_case
-from spatia_env.errors import CaseError
 from spatia_env.model.levers import Levers
 from spatia_env.model.official import SpatiaWanPipeline, load_official
 from spatia_env.model.rounds import (
@@ -34,7 +33,7 @@ from spatia_env.model.rounds import (
 from spatia_env.model.sampling import SamplerSettings, check_clip_size
 from spatia_env.release_world import FPS, Reconstructor, ReleaseWorld
 from spatia_env.slam.mapanything import WEIGHTS, MapAnythingGeometry
-from spatia_env.slam.segmentation import TextSegmenter
+from spatia_env.slam.segmentation import segmenter_of
 from spatia_env.video import VideoWriter
 
 
@@ -99,12 +98,13 @@ def run_release(
     settings = SamplerSettings(
         config.num_inference_steps, config.guidance_scale, control_scale=config.control_scale
     )
-    pipeline = pipeline or load_official(config.model, config.device, config.levers, settings)
+    # The small things first: what is missing should be named before the large ones are loaded.
+    masks = segmenter_of(config.moving, config.detector, config.segmenter, config.device)
     geometry = geometry or MapAnythingGeometry.from_pretrained(
         config.mapanything, config.mapanything_revision, config.device
     )
-    if config.moving:
-        geometry.masks = _segmenter(config)
+    geometry.masks = masks or geometry.masks
+    pipeline = pipeline or load_official(config.model, config.device, config.levers, settings)
     image, mask = _picture(case, config.height, config.width)
     intrinsics = None if case.intrinsics is None else torch.from_numpy(np.asarray(case.intrinsics)).float()
     world = ReleaseWorld(
@@ -138,21 +138,17 @@ def _picture(case: Case, height: int, width: int) -> tuple[Tensor, Tensor | None
     return torch.from_numpy(np.array(picture)), torch.from_numpy(np.array(mask))
 
 
-def _segmenter(config: ReleaseConfig) -> TextSegmenter:
-    if config.detector is None or config.segmenter is None:
-        raise CaseError(
-            "moving: names need --detector and --segmenter, the folders of GroundingDINO and SAM 2."
-        )
-    return TextSegmenter.from_folders(
-        config.detector, config.segmenter, list(config.moving), device=config.device
-    )
-
-
 def main(argv: list[str] | None = None) -> int:
     """Follow a case by the release's rounds: `spatia rollout` with a folder of official weights."""
     import tyro
 
-    config = tyro.cli(ReleaseConfig, args=argv, prog="spatia rollout", description=__doc__.split("\n")[0])
+    config = tyro.cli(
+        ReleaseConfig,
+        args=argv,
+        prog="spatia rollout",
+        description=__doc__.split("\n")[0],
+        config=(tyro.conf.OmitArgPrefixes,),  # --offload, not --levers.offload
+    )
     said = run_release(config, progress=lambda line: print(line, flush=True))
     print(
         f"{said['video']}: {said['frames']} frames in {said['rounds']} rounds; {said['points']} points in the map"

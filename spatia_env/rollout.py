@@ -27,7 +27,8 @@ class RolloutConfig:
     """Follow the cameras and prompts of a case folder.
 
     The folder holds img.jpg, w2c.txt, intrinsics.txt, prompt.txt, and perhaps mask.png. Writes rollout.mp4,
-    world.ply, poses.txt and summary.json.
+    world.ply, poses.txt and summary.json. With a folder of official weights the release's rounds are followed,
+    with its options: `spatia rollout --model DIR --help`.
     """
 
     case: Path
@@ -138,9 +139,19 @@ def _say(world: Any, prompt: str) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Run `spatia rollout`."""
+    """Run `spatia rollout`; a folder of official weights is followed by the release's rounds."""
+    if _names_official_weights(argv):
+        from spatia_env.release import main as follow_release
+
+        return follow_release(argv)
     config = tyro.cli(RolloutConfig, args=argv, prog="spatia rollout")
     summary = run_rollout(config)
     print(f"{summary['frames']} frames in {summary['steps']} clips, {summary['points']} points")
     print(f"wrote {config.out}/rollout.mp4, world.ply, poses.txt, summary.json")
     return 0
+
+
+def _names_official_weights(argv: list[str]) -> bool:
+    """Whether `--model DIR` or `--model=DIR` is a folder that `spatia convert` wrote."""
+    pairs = [*zip(argv, argv[1:], strict=False), *(tuple(arg.split("=", 1)) for arg in argv if "=" in arg)]
+    return any(name == "--model" and (Path(value) / "model_index.json").is_file() for name, value in pairs)

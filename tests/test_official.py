@@ -13,7 +13,13 @@ from spatia_env.model.parity_fixtures import worst
 from spatia_env.model.pipeline import ClipShape
 from spatia_env.model.rounds import RoundView, decode_film, generate_rounds, plan_rounds
 from spatia_env.model.sampling import SamplerSettings, check_clip_size, from_uint8, generate_clip, to_uint8
-from spatia_env.model.schedulers import release_euler, release_sigmas, release_unipc, sample_by_renoising
+from spatia_env.model.schedulers import (
+    release_euler,
+    release_grid,
+    release_sigmas,
+    release_unipc,
+    sample_by_renoising,
+)
 from spatia_env.model.wan_autoencoder import latent_frames
 
 HEIGHT, WIDTH = 64, 96
@@ -206,6 +212,26 @@ def test_release_schedule_in_numbers():
     for steps in (0, 51):
         with pytest.raises(ActionError, match="num_inference_steps"):
             release_unipc(steps)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 20])
+def test_the_sampler_is_unipc(steps):
+    """Against diffusers' own, whose float32 logarithms differ in their last digit, and in float64."""
+    from diffusers import UniPCMultistepScheduler
+
+    stock = UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0, num_train_timesteps=1000
+    )
+    stock.set_timesteps(sigmas=release_grid(steps))
+    own = release_unipc(steps, shift=3.0)
+    assert torch.equal(own.sigmas, stock.sigmas) and torch.equal(own.timesteps, stock.timesteps)
+    x = y = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
+    for timestep in own.timesteps:
+        x = own.step(torch.tanh(x) + float(timestep) / 1000, x)
+        y = stock.step(torch.tanh(y) + float(timestep) / 1000, timestep, y, return_dict=False)[0]
+        torch.testing.assert_close(x, y, atol=5e-6, rtol=5e-6)
+    with pytest.raises(ActionError, match="all"):
+        own.step(x, x)
 
 
 def test_release_euler_starts_at_one():

@@ -136,7 +136,7 @@ def test_the_codec_keeps_count_and_size_and_changes_little():
 def test_bad_arguments_are_named(case, tmp_path):
     with pytest.raises(ActionError, match="multiples of 32"):
         run_release(config_of(case, tmp_path, width=100))
-    with pytest.raises(CaseError, match="detector"):
+    with pytest.raises(ActionError, match="detector"):
         run_release(config_of(case, tmp_path, moving=("person",)), build(), Wall())
     (case / "prompt.txt").unlink()
     with pytest.raises(CaseError, match="prompt"):

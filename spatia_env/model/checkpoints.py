@@ -1,35 +1,62 @@
-"""Checkpoints on disk: a folder of safetensors files and one config.json; the tiny one is in the package."""
+"""Checkpoints on disk: the tiny one of the package (safetensors and one config.json), or official weights.
+
+A folder of official weights is what `spatia convert` writes: diffusers' layout, with a model_index.json.
+"""
 
 import functools
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from spatia_env.errors import CheckpointError
+from spatia_env.errors import ActionError, CheckpointError
 from spatia_env.model.pipeline import ClipShape, SpatiaPipeline
+from spatia_env.safe_folders import read_json
 from spatia_env.weights import load_network
+
+if TYPE_CHECKING:  # it loads classes that the tiny size does not need
+    from spatia_env.model.options import OfficialOptions
 
 FORMAT = 1
 PACKAGED = Path(__file__).parent.parent / "checkpoints"
+TINY = "spatia-tiny"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded checkpoint: its `pipeline`, `config`, `folder` and an `id` (name and hash of its weights)."""
+    """A loaded checkpoint.
+
+    Attributes:
+        pipeline: Makes clips.
+        config: Its config.json, or the model_index.json of official weights.
+        folder: Where it was loaded from.
+        id: Name and hash of its weights.
+        geometry: Folder that holds the geometry network. The release has none of its own, so official weights go with
+            the packaged one, unless `options` name MapAnything.
+        options: How official weights are run; None for the tiny size.
+    """
 
     pipeline: SpatiaPipeline
     config: dict[str, Any]
     folder: Path
     id: str
+    geometry: Path
+    options: "OfficialOptions | None" = None
 
 
-def load_checkpoint(name: str | Path) -> Checkpoint:
+def load_checkpoint(name: str | Path, options: Mapping[str, Any] | None = None) -> Checkpoint:
     """Load a checkpoint by name ("spatia-tiny") or folder; the same one is loaded once per process.
+
+    Args:
+        name: Of a packaged checkpoint, or a folder.
+        options: Of a folder of official weights; see `OfficialOptions`.
 
     Raises:
         CheckpointError: If the folder or a file is missing, altered, or asks for code that is not ours.
+        ActionError: If an option is not known, or the checkpoint takes none.
+        DependencyError: If it needs a package that is not installed.
     """
     folder = Path(name)
     if not folder.is_dir():
@@ -39,13 +66,36 @@ def load_checkpoint(name: str | Path) -> Checkpoint:
         raise CheckpointError(
             f"model {str(name)!r}: no such folder or packaged checkpoint; packaged are {known}."
         )
+    if is_official(folder):
+        from spatia_env.model.options import read_options
+
+        return _load_official(folder.resolve(), read_options(options))
+    if options:
+        raise ActionError(
+            f"model_options: {str(name)!r} takes none; they are for folders of official weights."
+        )
     return _load(folder.resolve())
+
+
+def is_official(folder: str | Path) -> bool:
+    """Whether a folder is one of official weights, as `spatia convert` writes it."""
+    return (Path(folder) / "model_index.json").is_file()
+
+
+@functools.lru_cache(maxsize=1)  # one is as much as a machine holds
+def _load_official(folder: Path, options: "OfficialOptions") -> Checkpoint:
+    from spatia_env.model.official import load_official, official_id
+
+    pipeline = load_official(
+        folder, options.device, options.levers, options.settings, prompt_cache=options.prompt_cache
+    )
+    config = read_json(folder / "model_index.json")
+    return Checkpoint(pipeline, config, folder, official_id(folder), PACKAGED / TINY, options)
 
 
 @functools.lru_cache(maxsize=4)
 def _load(folder: Path) -> Checkpoint:
     from spatia_env.model.autoencoder import TinyAutoencoder
-    from spatia_env.model.sentences import sentence_encoder
     from spatia_env.model.text import WordTextEncoder
     from spatia_env.model.transformer import SpatiaTransformer3DModel
 
@@ -54,12 +104,10 @@ def _load(folder: Path) -> Checkpoint:
         SpatiaTransformer3DModel, config["transformer"], folder / "transformer.safetensors"
     )
     autoencoder = load_network(TinyAutoencoder, config["autoencoder"], folder / "autoencoder.safetensors")
-    reads_words = config["transformer"]["text_dim"] == WordTextEncoder.dim
-    text_encoder = WordTextEncoder() if reads_words else sentence_encoder()
     pipeline = SpatiaPipeline(
-        transformer, autoencoder, text_encoder, ClipShape(**config["shape"]), tuple(config["sigmas"])
+        transformer, autoencoder, WordTextEncoder(), ClipShape(**config["shape"]), tuple(config["sigmas"])
     )
-    return Checkpoint(pipeline, config, folder, f"{config['name']}-{weights_hash(folder)[:12]}")
+    return Checkpoint(pipeline, config, folder, f"{config['name']}-{weights_hash(folder)[:12]}", folder)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

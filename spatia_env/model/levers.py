@@ -42,6 +42,18 @@ class Levers:
     few_step_sigmas: tuple[float, ...] = (1.0, 0.757, 0.522)
     """noise levels that the distilled LoRA was trained for"""
 
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("dtype", ("bfloat16", "float16", "float32")),
+            ("offload", ("none", "stages", "groups")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ActionError(f"{name}={getattr(self, name)!r}: use one of {allowed}.")
+        if self.first_block_cache is not None and not 0 < self.first_block_cache < 1:
+            raise ActionError(
+                f"first_block_cache={self.first_block_cache!r}: give a share in (0, 1), such as 0.05."
+            )
+
 
 @dataclass(frozen=True)
 class Lever:

@@ -198,7 +198,7 @@ def load_official(
         ActionError: If levers exclude one another.
     """
     folder, levers, settings = Path(folder), levers or Levers(), settings or SamplerSettings()
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = compute_device(device)
     check_folder(folder)
     dtype = getattr(torch, levers.dtype)
     at_once = device if levers.offload == "none" else torch.device("cpu")
@@ -208,7 +208,7 @@ def load_official(
     if (folder / LORA_FILE).is_file():
         adapters.add(AUTOREGRESSIVE, read_small(folder / LORA_FILE))
     if levers.few_step_lora is not None:
-        adapters.add(FEW_STEP, few_step_layers(levers.few_step_lora))
+        adapters.add(FEW_STEP, few_step_layers(Path(levers.few_step_lora)))
         settings = replace(settings, few_step_sigmas=levers.few_step_sigmas)
     autoencoder = WanAutoencoder(vae).to(at_once)
     apply_levers(transformer, autoencoder, levers, device)
@@ -216,6 +216,21 @@ def load_official(
     return SpatiaWanPipeline(
         transformer, autoencoder, text, shape, settings, adapters, device, offload=levers.offload == "stages"
     )
+
+
+def compute_device(name: torch.device | str | None) -> torch.device:
+    """Where clips are computed: as named, else a GPU if there is one.
+
+    Raises:
+        ActionError: If torch knows no such device, or sees no GPU.
+    """
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as cause:
+        raise ActionError(f"device {str(name)!r}: is none; give cuda, cuda:1 or cpu.") from cause
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ActionError(f"device {str(name)!r}: no GPU is visible to torch here; give device cpu.")
+    return device
 
 
 def few_step_layers(path: Path) -> dict[str, Tensor]:

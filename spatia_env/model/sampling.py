@@ -6,6 +6,7 @@ control branch sees the render and the mask of unknown pixels over the given and
 references. Tensors only: this module knows neither the map nor the environment.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from spatia_env.errors import ActionError
-from spatia_env.model.schedulers import RELEASE_SHIFT, release_unipc, sample_by_renoising
+from spatia_env.model.schedulers import RELEASE_SHIFT, release_grid, release_unipc, sample_by_renoising
 from spatia_env.model.wan_autoencoder import WanAutoencoder
 
 
@@ -28,6 +29,13 @@ class SamplerSettings:
     control_scale: float = 1.0
     few_step_sigmas: tuple[float, ...] = ()
     """levels of a distilled LoRA; empty for UniPC. Guidance and `num_inference_steps` are then not used."""
+
+    def __post_init__(self) -> None:
+        release_grid(self.num_inference_steps)
+        for name in ("guidance_scale", "shift", "control_scale"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+                raise ActionError(f"{name}={value!r}: give a finite number, 0 or more.")
 
 
 @dataclass(frozen=True)
@@ -160,7 +168,7 @@ def sample_clip(
     scheduler = release_unipc(settings.num_inference_steps, settings.shift)
     for timestep in scheduler.timesteps:
         velocity = predict_velocity(transformer, conditions, free, float(timestep), settings)
-        free = scheduler.step(velocity, timestep, free, return_dict=False)[0]
+        free = scheduler.step(velocity, free)
     return torch.cat([given, free], dim=2)
 
 

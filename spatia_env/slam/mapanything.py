@@ -120,10 +120,17 @@ class MapAnythingGeometry:
         return cls(model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval(), masks)
 
     def __call__(
-        self, rgb: Tensor, c2w: Tensor, K: Tensor, map_rgb: Tensor, map_depth: Tensor, known: Tensor
+        self,
+        rgb: Tensor,
+        c2w: Tensor,
+        K: Tensor,
+        map_rgb: Tensor,
+        map_depth: Tensor,
+        known: Tensor,
+        ground: float | None = None,
     ) -> Geometry:
-        """`Geometry` of a clip; the map is not looked at. See `GeometryEstimator` for the arguments."""
-        del map_rgb, known
+        """`Geometry` of a clip; neither the map nor the ground is looked at. See `GeometryEstimator`."""
+        del map_rgb, known, ground
         seen = self.reconstruct(rgb, c2w, K)
         height, width = rgb.shape[-2:]
         depth, confidence = (

@@ -3,6 +3,7 @@
 The classes are transformers' own. Pictures are prepared here in a few lines of torch, so torchvision is not needed.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,26 @@ class TextSegmenter:
         logits = said.pred_masks[0, :, :1].float().cpu()
         masks = F.interpolate(logits, (height, width), mode="bilinear", align_corners=False)[:, 0] > 0
         return masks.any(dim=0).float()
+
+
+def segmenter_of(
+    moving: Sequence[str],
+    detector: Path | str | None,
+    segmenter: Path | str | None,
+    device: torch.device | str | None = None,
+) -> TextSegmenter | None:
+    """Masks of what is named in `moving`, by the models in two folders; None if nothing is named.
+
+    Raises:
+        ActionError: If one of the folders is not given.
+    """
+    if not moving:
+        return None
+    if detector is None or segmenter is None:
+        raise ActionError(
+            "moving: names need a detector and a segmenter, the folders of a GroundingDINO and of a SAM 2."
+        )
+    return TextSegmenter.from_folders(Path(detector), Path(segmenter), list(moving), device=device)
 
 
 def _prepare(frame: Tensor, size: tuple[int, int]) -> Tensor:

@@ -1,0 +1,195 @@
+"""A folder of official weights in miniature, written by `spatia convert`, behind gym.make and the command line."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+import official_models as tiny
+from spatia_env import cli
+from spatia_env.errors import ActionError, CheckpointError, DependencyError
+from spatia_env.model.checkpoints import load_checkpoint
+from spatia_env.model.convert import ConvertConfig, convert
+from spatia_env.model.official import SpatiaWanPipeline, official_id
+from spatia_env.model.options import read_options
+from spatia_env.slam.mapanything import MapAnythingGeometry
+from test_release import Wall, case  # noqa: F401 - a fixture
+
+pytest.importorskip("peft")
+pytest.importorskip("transformers")
+pytest.importorskip("ftfy")
+
+HEIGHT, WIDTH = 64, 96
+FAST = {"device": "cpu", "dtype": "float32", "num_inference_steps": 2, "guidance_scale": 2.0}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The released files in miniature, through the converter."""
+    root = tmp_path_factory.mktemp("official")
+    config = ConvertConfig(
+        wan=tiny.write_original(root / "wan"),
+        control=tiny.write_control(root / "control.safetensors"),
+        lora=tiny.write_lora(root / "lora.safetensors"),
+        out=root / "model",
+        dtype="float32",
+        **tiny.statistics(),
+    )
+    return convert(config).folder
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def picture():
+    return np.random.default_rng(1).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("name", ["Spatia-v0", "SpatiaPath-v0"])
+def test_official_spaces_and_size_are_the_default(folder, name):
+    env = gym.make(f"spatia_env:{name}", model=str(folder), model_options=FAST)
+    assert env.observation_space["frames"].shape == (72, 704, 1248, 3)
+    if name == "SpatiaPath-v0":
+        assert env.action_space["path"].shape == (72, 4, 4)
+    env.close()
+
+
+def test_a_step_makes_72_frames_from_the_picture_and_then_from_nine(folder, monkeypatch):
+    env = gym.make("spatia_env:Spatia-v0", model=str(folder), size=(HEIGHT, WIDTH), model_options=FAST)
+    inner = env.unwrapped
+    assert isinstance(inner.pipeline, SpatiaWanPipeline) and inner.checkpoint_id == official_id(folder)
+    observation, _ = env.reset(seed=0, options={"image": picture(), "prompt": "a room"})
+    assert observation in env.observation_space and len(observation["frames"]) == 72
+    seen, generate = [], inner.pipeline.generate
+
+    def spy(prompt, render, unknown, **given):
+        clip = generate(prompt, render, unknown, **given)
+        references = given["reference_frames"]
+        count = None if references is None else references.shape[2]
+        seen.append(
+            (given["given_frames"].shape[2], count, clip.frames.shape[2], inner.pipeline.adapters.active)
+        )
+        return clip
+
+    monkeypatch.setattr(inner.pipeline, "generate", spy)
+    frames = []
+    for event in ("a ball rolls", ""):
+        action = {"camera": np.array([0, 0, 0.3, 0, 0.2, 0], np.float32), "event": event}
+        observation, reward, terminated, truncated, info = env.step(action)
+        assert observation in env.observation_space and observation["frames"].shape == (72, HEIGHT, WIDTH, 3)
+        frames.append(observation["frames"])
+    # 1 + 72 without references and LoRA, then 9 + 72 with both.
+    assert seen == [(1, None, 73, ()), (9, 7, 81, ("autoregressive",))]
+    assert info["memory"]["points"] > 0 and not np.array_equal(*frames)
+    env.close()
+
+
+def test_the_same_options_load_one_pipeline(folder):
+    first = load_checkpoint(folder, FAST)
+    assert load_checkpoint(str(folder), dict(FAST)).pipeline is first.pipeline
+    assert first.options.levers.dtype == "float32" and first.options.settings.num_inference_steps == 2
+    assert (first.geometry / "geometry.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"ofload": "stages"}, "did you mean 'offload'"),
+        ({"offload": "disk"}, "offload='disk'"),
+        ({"dtype": "int3"}, "dtype='int3'"),
+        ({"num_inference_steps": 51}, "num_inference_steps"),
+        ({"guidance_scale": float("nan")}, "guidance_scale"),
+        ({"first_block_cache": 2}, "first_block_cache"),
+        ({"device": "moon"}, "device 'moon'"),
+        ({"moving": ["person"]}, "mapanything"),
+        ({"moving": ["person"], "mapanything": "x"}, "detector and a segmenter"),
+    ],
+)
+def test_options_that_cannot_be_are_named(folder, options, words):
+    with pytest.raises(ActionError, match=words):
+        gym.make("spatia_env:Spatia-v0", model=str(folder), model_options={"device": "cpu", **options})
+
+
+def test_the_tiny_size_takes_no_options():
+    with pytest.raises(ActionError, match="takes none"):
+        load_checkpoint("spatia-tiny", {"offload": "stages"})
+    assert read_options({"few_step_sigmas": [1.0, 0.5]}).levers.few_step_sigmas == (1.0, 0.5)
+
+
+def test_geometry_by_mapanything_when_asked(folder, tmp_path):
+    with pytest.raises((DependencyError, CheckpointError), match=r"git\+https|model\.safetensors"):
+        gym.make(
+            "spatia_env:Spatia-v0", model=str(folder), model_options={**FAST, "mapanything": str(tmp_path)}
+        )
+
+
+@pytest.mark.parametrize("change", ["cut", "code", "class", "gone"])
+def test_damaged_folders_are_refused(folder, tmp_path, change):
+    import json
+    import shutil
+
+    copy = tmp_path / "model"
+    shutil.copytree(folder, copy)
+    weights = copy / "transformer" / "diffusion_pytorch_model.safetensors"
+    if change == "cut":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif change == "code":
+        (copy / "pipeline.py").write_text("")
+    elif change == "class":
+        index = json.loads((copy / "model_index.json").read_text())
+        (copy / "model_index.json").write_text(json.dumps({**index, "vae": ["diffusers", "AutoencoderTiny"]}))
+    else:
+        weights.unlink()
+    with pytest.raises(CheckpointError):
+        gym.make("spatia_env:Spatia-v0", model=str(copy), model_options=FAST)
+
+
+# -- spatia rollout --------------------------------------------------------------------------------------------------
+
+SMALL = [
+    "--width",
+    str(WIDTH),
+    "--height",
+    str(HEIGHT),
+    "--num-inference-steps",
+    "1",
+    "--guidance-scale",
+    "1",
+]
+
+
+def test_rollout_follows_the_release_for_official_weights(folder, case, tmp_path, monkeypatch, capsys):  # noqa: F811
+    """MapAnything is the one part that has no package here: a wall stands in for what it would see."""
+    monkeypatch.setattr(MapAnythingGeometry, "from_pretrained", classmethod(lambda cls, *a: Wall()))
+    arguments = [
+        "--case",
+        str(case),
+        f"--model={folder}",
+        "--out",
+        str(tmp_path / "out"),
+        "--dtype",
+        "float32",
+    ]
+    assert cli.main(["rollout", *arguments, *SMALL, "--device", "cpu"]) == 0
+    # 16 cameras fit into the first round, whose padding to 121 frames is cut off.
+    assert "16 frames in 1 rounds" in capsys.readouterr().out
+    assert (tmp_path / "out" / "video.mp4").stat().st_size > 0
+
+
+def test_rollout_names_what_is_missing(folder, case, tmp_path, capsys):  # noqa: F811
+    arguments = [
+        "rollout",
+        "--case",
+        str(case),
+        "--model",
+        str(folder),
+        "--out",
+        str(tmp_path / "out"),
+        *SMALL,
+    ]
+    assert cli.main([*arguments, "--mapanything", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and ("git+https" in said or "model.safetensors" in said)
+    assert cli.main([*arguments, "--height", "90"]) == 2
+    assert "multiples of 32" in capsys.readouterr().err
