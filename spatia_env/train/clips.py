@@ -98,6 +98,12 @@ class ClipStore:
         if not self.episodes:
             raise ActionError(f"{self.folder} has no encoded episodes; run `spatia train encode` first.")
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the episodes' frames in pixels."""
+        height, width = next(iter(self.episodes.values())).file.get("frames", 0).shape[:2]
+        return height, width
+
     def draw(self, count: int, rng: np.random.Generator) -> list[tuple[EncodedEpisode, int]]:
         """Random clips; those in which something happens come more often, since most of a world stands still."""
         episodes = list(self.episodes.values())
@@ -222,6 +228,11 @@ def _disturb(stacked: dict[str, Tensor], rng: np.random.Generator) -> dict[str, 
     return out
 
 
+def knows_bfloat16() -> bool:
+    """Whether the processor multiplies matrices in bfloat16."""
+    return bool(torch.cpu._is_avx512_bf16_supported())
+
+
 def encode_episodes(autoencoder: TinyAutoencoder, folder: Path) -> int:
     """Write `<seed>.latents` beside each episode that has none; returns how many.
 
@@ -249,7 +260,7 @@ def encode(autoencoder: TinyAutoencoder, path: Path) -> dict[str, Tensor]:
     known = episode.get("known", slice(None)).flatten(0, 1).float()
     moving = episode.get("dynamic", slice(None)).float()
     # Forward convolutions are 2.6 times as fast in bfloat16 where the processor knows it; f16 is stored anyway.
-    with torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported()):
+    with torch.autocast("cpu", torch.bfloat16, enabled=knows_bfloat16()):
         raw = autoencoder.encode_raw(torch.cat([frames, render])).float()
     latents = autoencoder.normalise(raw)
     size = (latents.shape[-2], latents.shape[-1])

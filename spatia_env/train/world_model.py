@@ -6,6 +6,7 @@ settle on one clip. The decoder learns beside it: to show the clip from its pred
 still to restore a frame from its own latents alone.
 """
 
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +19,14 @@ from spatia_env.model.conditioning import add_noise, predict_clean, sample_few_s
 from spatia_env.model.sentences import SentenceTextEncoder
 from spatia_env.model.transformer import SpatiaTransformer3DModel
 from spatia_env.train.autoencoder import load_trained
-from spatia_env.train.clips import Batch, ClipStore, dev_batches, encode_episodes, training_batches
+from spatia_env.train.clips import (
+    Batch,
+    ClipStore,
+    dev_batches,
+    encode_episodes,
+    knows_bfloat16,
+    training_batches,
+)
 from spatia_env.train.loop import LoopConfig, Trainer
 
 
@@ -88,14 +96,9 @@ def train_world_model(config: WorldModelConfig) -> dict[str, float]:
     trainer = Trainer(model, config.loop)
     generator.manual_seed(config.seed + trainer.step)
     rng = np.random.default_rng([config.seed, trainer.step])
-    batches = training_batches(
-        ClipStore(config.data),
-        config.batch,
-        config.pixel_frames,
-        config.forget_share,
-        blank_latents(model),
-        rng,
-    )
+    store = ClipStore(config.data)
+    blank = blank_latents(model.autoencoder, *store.size)
+    batches = training_batches(store, config.batch, config.pixel_frames, config.forget_share, blank, rng)
     dev = dev_batches(ClipStore(config.dev, config.dev_episodes))
     return trainer.run(
         batches, lambda batch: world_loss(model, batch, config, generator), lambda: evaluate(model, dev)
@@ -128,7 +131,10 @@ def _predict(transformer: nn.Module, batch: Batch, noisy_share: float, generator
         noisy[:, None, None, None, None], add_noise(clean, noise, level), batch.conditions.start
     )
     # Products of matrices are twice as fast in bfloat16 where the processor knows it; convolutions are not.
-    with torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported()):
+    with warnings.catch_warnings(), torch.autocast("cpu", torch.bfloat16, enabled=knows_bfloat16()):
+        warnings.filterwarnings(
+            "ignore", message="Mismatch dtype"
+        )  # norms keep float32 weights, as they should
         return predict_clean(transformer, start, level, batch.conditions).float()
 
 
@@ -185,7 +191,7 @@ def encode(config: EncodeConfig) -> int:
     return sum(encode_episodes(autoencoder, folder) for folder in config.folders)
 
 
-def blank_latents(model: WorldModel, size: int = 128) -> Tensor:
-    """Latents [C, h, w] of a black picture: what a render of nothing looks like to the model."""
-    with torch.no_grad():
-        return model.autoencoder.encode(torch.full((1, 3, 1, size, size), -1.0))[0, :, 0]
+@torch.no_grad()
+def blank_latents(autoencoder: TinyAutoencoder, height: int, width: int) -> Tensor:
+    """Latents [C, h, w] of a black picture of height x width pixels: what a render of nothing looks like."""
+    return autoencoder.encode(torch.full((1, 3, 1, height, width), -1.0))[0, :, 0]

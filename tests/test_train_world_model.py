@@ -1,0 +1,94 @@
+"""Training of the world model end to end, small: a real episode, the real networks, a few steps."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from spatia_env.errors import ActionError
+from spatia_env.model.autoencoder import TinyAutoencoder
+from spatia_env.train.autoencoder import load_trained
+from spatia_env.train.clips import ClipStore, dev_batches, encode_episodes, training_batches
+from spatia_env.train.data import DataConfig, render_data
+from spatia_env.train.episodes import EpisodeConfig
+from spatia_env.train.loop import LoopConfig, Trainer
+from spatia_env.train.world_model import WorldModelConfig, blank_latents, train_world_model
+
+H, W = 64, 96
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Runs folder with two encoded episodes and an untrained autoencoder."""
+    folder = tmp_path_factory.mktemp("runs")
+    episode = EpisodeConfig(clips=2, height=H, width=W, event_share=1.0, quiet_share=0.0)
+    assert render_data(DataConfig(folder / "data", count=2, workers=1, episode=episode)) == 2
+    torch.manual_seed(0)
+    network = TinyAutoencoder()
+    Trainer(network, LoopConfig(folder / "autoencoder")).save()
+    encode_episodes(network, folder / "data")
+    return folder
+
+
+def test_latents_on_file_are_those_of_the_frames(runs):
+    store = ClipStore(runs / "data")
+    autoencoder = load_trained(runs / "autoencoder")
+    episode = next(iter(store.episodes.values()))
+    assert store.size == (H, W)
+    frames = episode.file.get("frames", slice(3, 5)).movedim(-1, 1).float() / 127.5 - 1
+    expected = autoencoder.normalise(autoencoder.encode_raw(frames))
+    assert (episode.frames[3:5].float() - expected).abs().max() < 0.05 * expected.std()
+    assert episode.moving.shape == (17, H // 16, W // 16) and 0 < episode.moving.max() <= 1
+
+
+def test_a_training_batch_holds_the_pixels_of_the_frames_it_decodes(runs):
+    store = ClipStore(runs / "data")
+    autoencoder = load_trained(runs / "autoencoder")
+    blank = blank_latents(autoencoder, *store.size)
+    batch = next(training_batches(store, 3, 5, 0.0, blank, np.random.default_rng(0)))
+    assert batch.clean.shape == (3, 48, 8, H // 16, W // 16) and batch.pixels.frames.shape == (5, 3, H, W)
+    encoded = autoencoder.normalise(autoencoder.encode_raw(batch.pixels.frames))
+    clean = batch.clean[batch.pixels.row, :, batch.pixels.time]
+    assert (encoded - clean).abs().max() < 0.05 * encoded.std()
+
+
+def test_a_clip_that_forgets_its_map_sees_black_everywhere(runs):
+    store = ClipStore(runs / "data")
+    blank = blank_latents(load_trained(runs / "autoencoder"), *store.size)
+    batch = next(training_batches(store, 2, 4, 1.0, blank, np.random.default_rng(0)))
+    assert batch.pixels.known.max() == 0 and batch.pixels.render.max() == -1
+    assert batch.conditions.control[:, 48:, 4:].max() == 0  # coverage of the new frames
+    assert batch.conditions.control[:, 48:, :4].min() == 1  # the preceding frames are covered
+
+
+def test_dev_batches_are_the_same_every_time(runs):
+    first, second = (dev_batches(ClipStore(runs / "data"), 3) for _ in range(2))
+    assert len(first) == 2 and sum(len(batch.clean) for batch in first) == 4
+    for a, b in zip(first, second, strict=True):
+        torch.testing.assert_close(a.conditions.control, b.conditions.control, rtol=0, atol=0)
+        assert len(a.pixels.row) == 8 * len(a.clean)
+
+
+def test_an_empty_folder_says_what_to_run(tmp_path):
+    with pytest.raises(ActionError, match="spatia train encode"):
+        ClipStore(tmp_path)
+
+
+def test_training_lowers_the_error_resumes_and_evaluates(runs):
+    def config(steps):
+        loop = LoopConfig(
+            runs / "world-model", max_steps=steps, learning_rate=1e-3, muon=2.0, warmup=2, log_every=1
+        )
+        return WorldModelConfig(
+            loop, runs / "autoencoder", runs / "data", runs / "data", batch=2, pixel_frames=2
+        )
+
+    figures = train_world_model(config(2))
+    assert set(figures) >= {"observed", "unobserved", "moving", "restored", "frozen"}
+    assert np.isfinite(list(figures.values())).all()
+    train_world_model(config(4))
+    assert json.loads((runs / "world-model" / "progress.json").read_text())["step"] == 4
+    rows = [line.split(",") for line in (runs / "world-model" / "log.csv").read_text().splitlines()]
+    restore = [float(value) for _, _, name, value in rows if name == "restore"]
+    assert len(restore) == 4 and restore[3] < restore[0]
