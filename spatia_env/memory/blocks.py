@@ -4,6 +4,8 @@ A block is a read-only structured NumPy array sorted by voxel, 36 bytes a point.
 block in place, which is what makes snapshots, forks and undo free. Blocks are found by a packed integer key.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 POINT = np.dtype(
@@ -19,6 +21,7 @@ POINT = np.dtype(
         ("last_step", "<i4"),
     ]
 )
+_ROW = np.dtype((np.void, POINT.itemsize))
 _BITS = 14
 _OFFSET = 1 << (_BITS - 1)
 MAX_BLOCK = _OFFSET - 1
@@ -71,6 +74,13 @@ def freeze(block: np.ndarray) -> np.ndarray:
 
 
 EMPTY = freeze(np.empty(0, dtype=POINT))
+
+
+def concatenate(blocks: Sequence[np.ndarray]) -> np.ndarray:
+    """All points of some blocks in one array; of none, no points."""
+    # As opaque rows: NumPy compares the fields of every pair of structured arrays, which takes longer than the copy.
+    rows = [np.empty(0, _ROW), *(block.view(_ROW) for block in blocks)]
+    return np.concatenate(rows).view(POINT)
 
 
 def block_problem(block: np.ndarray, key: int, voxel: float, voxels_per_side: int) -> str:

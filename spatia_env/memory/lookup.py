@@ -44,4 +44,4 @@ def gather(memory: SceneMemory, keys: list[int]) -> tuple[np.ndarray, np.ndarray
     """Rows of these blocks in one array, and where each block begins [len(keys) + 1]."""
     owned = [memory.blocks[key] for key in keys]
     bounds = np.cumsum([0, *(len(block) for block in owned)])
-    return np.concatenate([blk.EMPTY, *owned]), bounds
+    return blk.concatenate(owned), bounds

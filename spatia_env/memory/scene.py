@@ -19,7 +19,7 @@ from spatia_env.errors import ActionError, WorldFullError
 from spatia_env.memory import blocks as blk
 from spatia_env.memory.carving import looked_through
 from spatia_env.memory.fusion import Observation, merge, observe
-from spatia_env.memory.rendering import Render, render_points
+from spatia_env.memory.rendering import Render, render_rows
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ class SceneMemory:
         return self._gather(self.visible_keys(c2w, K, height, width))
 
     def render(self, c2w: Tensor, K: Tensor, height: int, width: int) -> Render:
-        """Render the map along `c2w` [V, 4, 4]; see `rendering.render_points`."""
-        return self._render(self.visible_points(c2w, K, height, width), c2w, K, height, width)
+        """Render the map along `c2w` [V, 4, 4]; see `rendering.render_rows`."""
+        return render_rows(self.visible_points(c2w, K, height, width), c2w, K, height, width)
 
     def update(
         self,
@@ -186,7 +186,7 @@ class SceneMemory:
         return dataclasses.replace(self, blocks=MappingProxyType(blocks), num_points=count)
 
     def _gather(self, keys: np.ndarray) -> np.ndarray:
-        return np.concatenate([blk.EMPTY, *(self.blocks[key] for key in keys.tolist())])
+        return blk.concatenate([self.blocks[key] for key in keys.tolist()])
 
     def visible_keys(self, c2w: Tensor, K: Tensor, height: int, width: int) -> np.ndarray:
         """Sorted keys of the blocks whose bounding sphere meets the frustum of any camera."""
@@ -209,14 +209,6 @@ class SceneMemory:
         ):
             inside &= distance > -reach
         return keys[inside.any(0).numpy()]
-
-    def _render(self, points: np.ndarray, c2w: Tensor, K: Tensor, height: int, width: int) -> Render:
-        position = torch.from_numpy(np.array(points["position"])).to(K.device)
-        colour = torch.from_numpy(np.array(points["colour"])).to(K.device).float() / 255
-        radius = torch.from_numpy(points["radius"].astype(np.float32)).to(K.device)
-        # Finer samples dominate: a wall seen from one metre is sharper than the same wall from five.
-        weight = (0.01 / radius.clamp_min(1e-3)) ** 2
-        return render_points(position, colour, radius, invert_se3(c2w), K, height, width, weight)
 
 
 def growth_from(counts: dict[str, float]) -> Growth:
