@@ -25,7 +25,7 @@ from spatia_env.viewer.views import View, Views
 
 TICK = 0.06
 """Seconds between ticks; half a frame of the player."""
-PANEL_WIDTH = 432
+PANEL_WIDTH = 396
 BRAND = (255, 138, 76)
 
 

@@ -56,7 +56,7 @@ def jobs(pending: Sequence[Job], progress: float) -> str:
     return f'<div style="{_BOX}">{"".join(rows)}</div>'
 
 
-def tree(timeline: Timeline, width: int = 396, chosen: Sequence[int] = ()) -> str:
+def tree(timeline: Timeline, width: int = 364, chosen: Sequence[int] = ()) -> str:
     """The timeline as a drawing: a row for each branch, now filled, events ringed."""
     lanes = timeline.lanes()
     depth: dict[int, int] = {}

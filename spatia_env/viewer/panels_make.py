@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from spatia_env.viewer.app import Playground
 
 STAND = "stand still"
+QUIET = (74, 81, 94)
+"""Colour of the buttons that are not the main one of their panel."""
 ROWS = (
     ("turn left", "forward", "turn right"),
     ("left", "back", "right"),
@@ -40,13 +42,13 @@ class WalkPanel:
             names = tuple(PRESETS)
             self._preset = gui.add_dropdown("path", names, initial_value="orbit_left")
             self._distance = gui.add_slider("distance", min=0.2, max=3.0, step=0.1, initial_value=1.0)
-            gui.add_button("Walk it").on_click(self._walk_preset)
+            gui.add_button("Walk it", color=QUIET).on_click(self._walk_preset)
         with gui.add_folder("Numbers", expand_by_default=False):
             gui.add_html(
                 markup.note("A clip is six numbers: metres right, down, forward; degrees pitch, yaw, roll.")
             )
             self._numbers = gui.add_text("clips", "0 0 0.4 0 10 0; 0 0 0.4 0 -10 0")
-            gui.add_button("Walk them").on_click(self._walk_numbers)
+            gui.add_button("Walk them", color=QUIET).on_click(self._walk_numbers)
 
     def add_camera_controls(self, client: Any, view: Any) -> None:
         """A client's own switch: whether its camera walks."""
@@ -116,7 +118,7 @@ class SpeakPanel:
         with gui.add_folder("Side by side"):
             gui.add_html(markup.note("Several events for the same path, beside what happens without any."))
             self._several = gui.add_text("events", "a red ball rolls in; night falls", multiline=False)
-            gui.add_button("Play side by side").on_click(self._side_by_side)
+            gui.add_button("Play side by side", color=QUIET).on_click(self._side_by_side)
         self._collect = gui.add_checkbox("Capsules go into the list", False)
         for title, kind in (("Things", "mover"), ("Light and air", "condition"), ("And back", "ending")):
             words = [event.canonical for event in vocabulary.EVENTS if event.kind == kind]
@@ -163,16 +165,16 @@ class EditPanel:
             "colour step", min=0.02, max=0.3, step=0.01, initial_value=0.08, hint="Larger picks more."
         )
         self._says = gui.add_html(markup.note("Nothing is picked."))
-        gui.add_button("Remove").on_click(self._remove)
-        gui.add_button("Move to the gizmo").on_click(self._move)
+        gui.add_button("Remove", color=QUIET).on_click(self._remove)
+        gui.add_button("Move to the gizmo", color=QUIET).on_click(self._move)
         self._turn = gui.add_slider("turn", min=-180, max=180, step=5, initial_value=90)
-        gui.add_button("Turn").on_click(self._rotate)
+        gui.add_button("Turn", color=QUIET).on_click(self._rotate)
         self._rgb = gui.add_rgb("colour", (60, 130, 220))
-        gui.add_button("Recolour").on_click(self._recolour)
+        gui.add_button("Recolour", color=QUIET).on_click(self._recolour)
         with gui.add_folder("Put in"):
             self._shape = gui.add_dropdown("shape", things.SHAPES)
             self._size = gui.add_slider("metres", min=0.1, max=1.5, step=0.05, initial_value=0.35)
-            gui.add_button("Put it where I clicked").on_click(self._insert)
+            gui.add_button("Put it where I clicked", color=QUIET).on_click(self._insert)
             self._upload = gui.add_upload_button("Upload a PLY or OBJ", mime_type=".ply,.obj")
             self._upload.on_upload(self._uploaded)
         history = gui.add_button_group("", ("undo", "redo"))

@@ -8,6 +8,7 @@ import numpy as np
 from spatia_env.errors import ViewerError
 from spatia_env.viewer import markup
 from spatia_env.viewer.clouds import COLOURINGS
+from spatia_env.viewer.panels_make import QUIET
 from spatia_env.viewer.pictures import LAYERS, WIDTH, reel
 from spatia_env.viewer.views import View
 
@@ -196,16 +197,16 @@ class WorldPanel:
         gui = app.server.gui
         with gui.add_folder("Keep"):
             self._name = gui.add_text("name", "my-world")
-            gui.add_button("Save").on_click(self._save)
+            gui.add_button("Save", color=QUIET).on_click(self._save)
             names = self._names()
             self._saved = gui.add_dropdown("saved", names, initial_value=names[0])
-            gui.add_button("Open").on_click(self._open)
+            gui.add_button("Open", color=QUIET).on_click(self._open)
         with gui.add_folder("Take away"):
             row = gui.add_button_group("", ("film (mp4)", "cloud (PLY)", "page (HTML)"))
             row.on_click(lambda event: self._download(event, row.value))
         with gui.add_folder("Begin anew"):
             self._scene = gui.add_number("scene", 10_038, min=0, max=20_199, step=1)
-            gui.add_button("Open the scene").on_click(self._begin)
+            gui.add_button("Open the scene", color=QUIET).on_click(self._begin)
             self._prompt = gui.add_text("prompt", "")
             self._upload = gui.add_upload_button(
                 "Open a photograph", mime_type="image/png,image/jpeg,image/webp"

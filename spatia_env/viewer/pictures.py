@@ -22,7 +22,7 @@ LAYERS: tuple[Layer, ...] = (
     "what moves",
     "references",
 )
-WIDTH = 396
+WIDTH = 364
 """Pixels: the width of the panel."""
 INK, PAPER, ACCENT, IMAGINED = (236, 236, 232), (27, 29, 35), (255, 138, 76), (150, 92, 255)
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from spatia_env.cameras import pose_error
+from spatia_env.viewer.clouds import bounds
 from spatia_env.viewer.session import Session
 from spatia_env.viewer.stage import rotation_of
 
@@ -25,9 +26,8 @@ NEAR_METRES, NEAR_DEGREES = 0.02, 1.0
 """A view this close to the walker is the walker's."""
 LOOK_AT = 0.05
 """Metres ahead about which the browser turns its camera: so near that it turns on the spot."""
-PLACING_SECONDS = 2.0
-UP_ABOVE = 5.0
-"""Metres above and behind for the view from above."""
+PLACING_SECONDS = 10.0
+"""For so long at most a browser is waited for that was told where its camera is; slow ones take seconds."""
 
 
 @dataclass
@@ -125,10 +125,11 @@ class Views:
     def go_above(self, view: View) -> None:
         """Put a client's camera above and behind the walker, to look at the whole."""
         view.walks, view.moved = False, 0.0
-        c2w = self._session.now.state.c2w.double().numpy()
-        ahead = c2w[:3, 3] + 1.5 * c2w[:3, 2] * np.array([1, 1, 0])
-        eye = ahead - 0.7 * UP_ABOVE * _level(c2w[:3, 2]) + np.array([0, 0, UP_ABOVE])
-        _place(view.client, eye, ahead)
+        state = self._session.now.state
+        low, high = bounds(state.memory.blocks)
+        middle, reach = (low + high) / 2, float(np.clip(np.linalg.norm(high - low), 2.0, 30.0))
+        back = _level(state.c2w[:3, 2].double().numpy())
+        _place(view.client, middle - 0.55 * reach * back + np.array([0, 0, 0.6 * reach]), middle)
 
     def _moved(self, view: View, camera: Any) -> None:
         position, wxyz = np.asarray(camera.position), np.asarray(camera.wxyz)
