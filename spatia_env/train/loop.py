@@ -53,16 +53,18 @@ class LoopConfig:
 
 
 Loss = Callable[[Any], tuple[Tensor, dict[str, float]]]
+Pace = Callable[[str], float]
+"""Of a parameter's name: the multiple of the learning rate that it takes."""
 
 
 class Trainer:
     """Trains `model` on `batches`; see `LoopConfig`. `evaluate` is called with the averaged weights in place."""
 
-    def __init__(self, model: nn.Module, config: LoopConfig) -> None:
+    def __init__(self, model: nn.Module, config: LoopConfig, pace: Pace = lambda name: 1.0) -> None:
         self.model, self.config = model, config
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.average = {n: p.detach().clone() for n, p in self.parameters.items()}
-        self.optimizers = _optimizers(self.parameters, config)
+        self.optimizers = _optimizers(self.parameters, config, pace)
         self.device_type = next(iter(self.parameters.values())).device.type
         self.step, self.seconds = 0, 0.0
         config.out.mkdir(parents=True, exist_ok=True)
@@ -110,7 +112,7 @@ class Trainer:
         state |= {f"average.{n}": t for n, t in self.average.items()}
         moments = {}
         for name, parameter in self.parameters.items():
-            for optimizer, _ in self.optimizers:
+            for optimizer in self.optimizers:
                 for key, value in optimizer.state.get(parameter, {}).items():
                     moments[f"{name}|{key}"] = value
         _save_atomic(state, self.config.out / "state.safetensors")
@@ -128,7 +130,7 @@ class Trainer:
         value.backward()
         norm = nn.utils.clip_grad_norm_(list(self.parameters.values()), self.config.clip)
         if torch.isfinite(norm):
-            for optimizer, _ in self.optimizers:
+            for optimizer in self.optimizers:
                 optimizer.step()
         self.step += 1
         # A short memory at first: early weights are not worth averaging.
@@ -141,9 +143,9 @@ class Trainer:
         if self.config.decay:
             cosine = 0.5 + 0.5 * float(torch.cos(torch.tensor(min(elapsed, 1.0) * torch.pi)))
             rate *= 0.05 + 0.95 * cosine
-        for optimizer, multiple in self.optimizers:
+        for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = rate * multiple
+                group["lr"] = rate * group["pace"]
 
     def _evaluate(self, evaluate: Callable[[], dict[str, float]]) -> dict[str, float]:
         with self.averaged(), torch.no_grad():
@@ -169,7 +171,7 @@ class Trainer:
                 self.average[name[8:]].copy_(tensor)
         moments = load_file(self.config.out / "optimizer.safetensors")
         names = {id(parameter): name for name, parameter in self.parameters.items()}
-        for optimizer, _ in self.optimizers:
+        for optimizer in self.optimizers:
             wanted = MOMENTS[type(optimizer)]
             for parameter in (p for group in optimizer.param_groups for p in group["params"]):
                 found = {key: moments.get(f"{names[id(parameter)]}|{key}") for key in wanted}
@@ -187,18 +189,25 @@ MOMENTS: dict[type, tuple[str, ...]] = {
 
 
 def _optimizers(
-    parameters: dict[str, nn.Parameter], config: LoopConfig
-) -> list[tuple[torch.optim.Optimizer, float]]:
-    """Optimisers with the multiple of the learning rate that each takes."""
+    parameters: dict[str, nn.Parameter], config: LoopConfig, pace: Pace
+) -> list[torch.optim.Optimizer]:
+    """AdamW, and Muon where it is asked for; every group knows its multiple of the learning rate, `pace`."""
     hidden = {n: p for n, p in parameters.items() if config.muon and p.ndim == 2 and "blocks." in n}
-    others = [p for n, p in parameters.items() if n not in hidden]
-    adam = torch.optim.AdamW(others, config.learning_rate, (0.9, 0.98), weight_decay=config.weight_decay)
+    paces: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        if name not in hidden:
+            paces.setdefault(pace(name), []).append(parameter)
+    groups = [{"params": chosen, "pace": multiple} for multiple, chosen in paces.items()]
+    adam = torch.optim.AdamW(groups, config.learning_rate, (0.9, 0.98), weight_decay=config.weight_decay)
     if not hidden:
-        return [(adam, 1.0)]
+        return [adam]
     muon = torch.optim.Muon(
-        list(hidden.values()), config.learning_rate, config.weight_decay, adjust_lr_fn="match_rms_adamw"
+        [{"params": list(hidden.values()), "pace": config.muon}],
+        config.learning_rate,
+        config.weight_decay,
+        adjust_lr_fn="match_rms_adamw",
     )
-    return [(adam, 1.0), (muon, config.muon)]
+    return [adam, muon]
 
 
 class _Averaged:

@@ -30,6 +30,10 @@ from spatia_env.train.clips import (
 from spatia_env.train.loop import LoopConfig, Trainer
 
 
+DECODER_PACE = 0.2
+"""The decoder's share of the learning rate: it comes trained, and must not forget how to restore a frame."""
+
+
 def tiny_transformer() -> SpatiaTransformer3DModel:
     """The embedded default's transformer, untrained."""
     return SpatiaTransformer3DModel(
@@ -93,7 +97,9 @@ def train_world_model(config: WorldModelConfig) -> dict[str, float]:
     transformer = tiny_transformer()
     transformer.initialise_weights(generator)
     model = WorldModel(transformer, load_trained(config.autoencoder))
-    trainer = Trainer(model, config.loop)
+    trainer = Trainer(
+        model, config.loop, lambda name: DECODER_PACE if name.startswith("autoencoder.") else 1.0
+    )
     generator.manual_seed(config.seed + trainer.step)
     rng = np.random.default_rng([config.seed, trainer.step])
     store = ClipStore(config.data)
