@@ -85,8 +85,9 @@ class SlowMap:
             entry[0] += quality
             entry[1] = entry[1] + quality * point.astype(float)
             entry[2] = entry[2] + quality * rgb[t, :, row, column].numpy().astype(float)
-            entry[3], entry[4] = min(entry[3], radius), entry[4] + 1
-            entry[5] |= confirm_only is None or not bool(confirm_only[t, row, column])
+            opens = confirm_only is None or not bool(confirm_only[t, row, column])
+            entry[3], entry[4] = min(entry[3], radius if opens else math.inf), entry[4] + 1
+            entry[5] |= opens
         added = confirmed = 0
         for cell, (total, position, colour, radius, count, opens) in sums.items():
             if cell in self.points:

@@ -101,18 +101,22 @@ def merge(
 
 
 def _sums(seen: Observation, starts: np.ndarray) -> dict[str, np.ndarray]:
-    """Per voxel: weight sums, weighted position and colour sums, the finest radius, the number of samples."""
+    """Per voxel: weight sums, weighted position and colour sums, the finest radius (infinite where all samples only
+    confirm), the number of samples.
+    """
     if not len(starts):
         return {
             "weight": np.zeros(0), "position": np.zeros((0, 3)), "colour": np.zeros((0, 3)),
             "radius": np.zeros(0), "count": np.zeros(0, np.int64),
         }  # fmt: skip
     weight = seen.weight.astype(np.float64)
+    # A view of nothing new adds no points between those that are there: they stay as far apart as they were.
+    spacing = np.where(seen.confirm_only, np.float32(np.inf), seen.radius)
     return {
         "weight": np.add.reduceat(weight, starts),
         "position": np.add.reduceat(seen.position * weight[:, None], starts),
         "colour": np.add.reduceat(seen.colour * weight[:, None], starts),
-        "radius": np.minimum.reduceat(seen.radius, starts),
+        "radius": np.minimum.reduceat(spacing, starts),
         "count": np.diff(starts, append=len(weight)),
     }
 
