@@ -29,7 +29,6 @@ from spatia_env.train.clips import (
 )
 from spatia_env.train.loop import LoopConfig, Trainer
 
-
 DECODER_PACE = 0.2
 """The decoder's share of the learning rate: it comes trained, and must not forget how to restore a frame."""
 
