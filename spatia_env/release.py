@@ -19,6 +19,8 @@ from torch import Tensor
 
 from spatia_env.cameras import invert_se3
 from spatia_env.cases import Case, read_case
+from spatia_env.memory.cloud import PointCloud
+from spatia_env.memory.ply import write_ply
 from spatia_env.model.levers import Levers
 from spatia_env.model.official import SpatiaWanPipeline, load_official
 from spatia_env.model.rounds import (
@@ -31,7 +33,7 @@ from spatia_env.model.rounds import (
     plan_rounds,
 )
 from spatia_env.model.sampling import SamplerSettings, check_clip_size
-from spatia_env.release_world import FPS, Reconstructor, ReleaseWorld
+from spatia_env.release_world import FPS, MAP_VOXEL, Reconstructor, ReleaseWorld
 from spatia_env.slam.mapanything import WEIGHTS, MapAnythingGeometry
 from spatia_env.slam.segmentation import segmenter_of
 from spatia_env.video import VideoWriter
@@ -46,7 +48,7 @@ class ReleaseConfig:
     model: Path
     """folder that `spatia convert` wrote"""
     out: Path
-    """folder for video.mp4 and the map of every round"""
+    """folder for video.mp4 and map.ply, the map that the last round was rendered from"""
     mapanything: str = WEIGHTS
     """folder with MapAnything's config.json and model.safetensors, or a repository with its revision"""
     mapanything_revision: str | None = None
@@ -77,7 +79,7 @@ def run_release(
     rounds: list[Round] | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Follow a case, write `video.mp4` and the map of every round, and say what was made.
+    """Follow a case, write `video.mp4` and `map.ply`, and say what was made.
 
     Args:
         config: What to do.
@@ -125,8 +127,15 @@ def run_release(
     film = decode_film(pipeline, results, trim=not config.release_exact)
     with VideoWriter(config.out / "video.mp4", FPS) as writer:
         writer.append(film.numpy())
+    write_ply(config.out / "map.ply", _cloud(world))
     video = str(config.out / "video.mp4")
     return {"video": video, "frames": len(film), "rounds": len(rounds), "points": len(world.points)}
+
+
+def _cloud(world: ReleaseWorld) -> PointCloud:
+    colour = (world.colors * 255).round().clamp(0, 255).byte().cpu().numpy()
+    ones = np.ones(len(colour), dtype=np.float32)
+    return PointCloud(world.points.cpu().numpy(), colour, ones, ones * (MAP_VOXEL / 2))
 
 
 def _picture(case: Case, height: int, width: int) -> tuple[Tensor, Tensor | None]:

@@ -5,6 +5,7 @@ again. Prompts go one line a clip, the last repeated.
 """
 
 import dataclasses
+import itertools
 import json
 import time
 from dataclasses import dataclass
@@ -153,5 +154,5 @@ def main(argv: list[str]) -> int:
 
 def _names_official_weights(argv: list[str]) -> bool:
     """Whether `--model DIR` or `--model=DIR` is a folder that `spatia convert` wrote."""
-    pairs = [*zip(argv, argv[1:], strict=False), *(tuple(arg.split("=", 1)) for arg in argv if "=" in arg)]
+    pairs = [*itertools.pairwise(argv), *(tuple(arg.split("=", 1)) for arg in argv if "=" in arg)]
     return any(name == "--model" and (Path(value) / "model_index.json").is_file() for name, value in pairs)

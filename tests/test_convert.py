@@ -280,6 +280,46 @@ def test_full_size_is_recognised_by_its_shapes():
         transformer_config({n: s for n, s in shapes.items() if not n.startswith("vace")}, {})
 
 
+def released_block(prefix, dim=3072, hidden=14336):
+    """Names and shapes of a block of the release's transformer, as its files have them."""
+    shapes = {f"{prefix}.modulation": (1, 6, dim)}
+    for attention in ("self_attn", "cross_attn"):
+        for layer in "qkvo":
+            shapes |= {
+                f"{prefix}.{attention}.{layer}.weight": (dim, dim),
+                f"{prefix}.{attention}.{layer}.bias": (dim,),
+            }
+        shapes |= {f"{prefix}.{attention}.norm_{which}.weight": (dim,) for which in "qk"}
+    shapes |= {f"{prefix}.norm3.weight": (dim,), f"{prefix}.norm3.bias": (dim,)}
+    shapes |= {f"{prefix}.ffn.0.weight": (hidden, dim), f"{prefix}.ffn.0.bias": (hidden,)}
+    return shapes | {f"{prefix}.ffn.2.weight": (dim, hidden), f"{prefix}.ffn.2.bias": (dim,)}
+
+
+def released_linear(name, out, into):
+    return {f"{name}.weight": (out, into), f"{name}.bias": (out,)}
+
+
+def test_the_full_size_has_the_release_s_825_and_236_tensors_by_name_and_shape():
+    dim = 3072
+    main = {"patch_embedding.weight": (dim, 48, 1, 2, 2), "patch_embedding.bias": (dim,)}
+    main |= released_linear("text_embedding.0", dim, 4096) | released_linear("text_embedding.2", dim, dim)
+    main |= released_linear("time_embedding.0", dim, 256) | released_linear("time_embedding.2", dim, dim)
+    main |= released_linear("time_projection.1", 6 * dim, dim)
+    main |= released_linear("head.head", 48 * 4, dim) | {"head.modulation": (1, 2, dim)}
+    control = {"vace_patch_embedding.weight": (dim, 96, 1, 2, 2), "vace_patch_embedding.bias": (dim,)}
+    control |= released_linear("vace_blocks.0.before_proj", dim, dim)
+    for index in range(30):
+        main |= released_block(f"blocks.{index}")
+    for index in range(8):
+        control |= released_block(f"vace_blocks.{index}")
+        control |= released_linear(f"vace_blocks.{index}.after_proj", dim, dim)
+    assert (len(main), len(control)) == (825, 236)
+    with torch.device("meta"):
+        model = SpatiaTransformer3DModel()
+    found = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    assert {transformer_name(name): shape for name, shape in (main | control).items()} == found
+
+
 def test_names_of_all_networks_are_covered():
     release = {**tiny.FIXTURES.tensors("dit_weights"), **tiny.FIXTURES.tensors("vace_weights")}
     assert rename(release, transformer_name).keys() == tiny.FIXTURES.transformer.state_dict().keys()

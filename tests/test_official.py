@@ -339,7 +339,9 @@ EXACT = Levers(dtype="float32")
 def end_to_end(pipeline, index):
     """The end-to-end fixture's round through a loaded folder; the error of its latents."""
     given, expected = tiny.FIXTURES.tensors("h_e2e_inputs"), tiny.FIXTURES.tensors("h_e2e_outputs")
-    pipeline.text_encoder = lambda texts: given["emb_pos"] if "HDR." in texts[0] else given["emb_neg"]
+    pipeline.text_encoder = lambda texts: torch.cat(
+        [given["emb_pos"] if "HDR." in text else given["emb_neg"] for text in texts]
+    )
     pipeline.settings = SamplerSettings(4, 3.5)
     past = given["first_image"][None] if index == 0 else given["hist_1"]
     clip = pipeline.generate(

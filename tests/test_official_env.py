@@ -1,16 +1,26 @@
 """A folder of official weights in miniature, written by `spatia convert`, behind gym.make and the command line."""
 
+import ast
+import re
+import shlex
+from pathlib import Path
+
 import gymnasium as gym
 import numpy as np
 import pytest
+import tyro
+from PIL import Image
 
 import official_models as tiny
 from spatia_env import cli
 from spatia_env.errors import ActionError, CheckpointError, DependencyError
 from spatia_env.model.checkpoints import load_checkpoint
 from spatia_env.model.convert import ConvertConfig, convert
+from spatia_env.model.cost_bench import CostConfig
+from spatia_env.model.levers import LEVERS
 from spatia_env.model.official import SpatiaWanPipeline, official_id
 from spatia_env.model.options import read_options
+from spatia_env.release import ReleaseConfig
 from spatia_env.slam.mapanything import MapAnythingGeometry
 from test_release import Wall, case  # noqa: F401 - a fixture
 
@@ -18,8 +28,9 @@ pytest.importorskip("peft")
 pytest.importorskip("transformers")
 pytest.importorskip("ftfy")
 
-HEIGHT, WIDTH = 64, 96
-FAST = {"device": "cpu", "dtype": "float32", "num_inference_steps": 2, "guidance_scale": 2.0}
+ROOT = Path(__file__).parent.parent
+HEIGHT, WIDTH = 32, 64
+FAST = {"device": "cpu", "dtype": "float32", "num_inference_steps": 1, "guidance_scale": 2.0}
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +87,7 @@ def test_a_step_makes_72_frames_from_the_picture_and_then_from_nine(folder, monk
     frames = []
     for event in ("a ball rolls", ""):
         action = {"camera": np.array([0, 0, 0.3, 0, 0.2, 0], np.float32), "event": event}
-        observation, reward, terminated, truncated, info = env.step(action)
+        observation, *_, info = env.step(action)
         assert observation in env.observation_space and observation["frames"].shape == (72, HEIGHT, WIDTH, 3)
         frames.append(observation["frames"])
     # 1 + 72 without references and LoRA, then 9 + 72 with both.
@@ -88,7 +99,7 @@ def test_a_step_makes_72_frames_from_the_picture_and_then_from_nine(folder, monk
 def test_the_same_options_load_one_pipeline(folder):
     first = load_checkpoint(folder, FAST)
     assert load_checkpoint(str(folder), dict(FAST)).pipeline is first.pipeline
-    assert first.options.levers.dtype == "float32" and first.options.settings.num_inference_steps == 2
+    assert first.options.levers.dtype == "float32" and first.options.settings.num_inference_steps == 1
     assert (first.geometry / "geometry.safetensors").is_file()
 
 
@@ -193,3 +204,79 @@ def test_rollout_names_what_is_missing(folder, case, tmp_path, capsys):  # noqa:
     assert said.count("\n") == 1 and ("git+https" in said or "model.safetensors" in said)
     assert cli.main([*arguments, "--height", "90"]) == 2
     assert "multiples of 32" in capsys.readouterr().err
+
+
+# -- what the documentation says to type -----------------------------------------------------------------------------
+
+PAGES = [ROOT / "README.md", ROOT / "docs" / "official.md"]
+
+
+def official_part(page):
+    text = page.read_text(encoding="utf-8")
+    return text.split("## With the official weights")[1] if page.name == "README.md" else text
+
+
+def commands(page):
+    """Shell lines of the page's bash blocks, joined where they go on, without comments."""
+    for block in re.findall(r"```bash\n(.*?)```", official_part(page), re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            if words := shlex.split(line, comments=True):
+                yield words
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_documented_commands_have_these_options(page, capsys):
+    parsers = {"convert": ConvertConfig, "rollout": ReleaseConfig, "cost": CostConfig}
+    checked = set()
+    for command, *arguments in commands(page):
+        if command == "spatia" and arguments[0] == "doctor":
+            assert arguments == ["doctor"] and "doctor" in cli.COMMANDS
+            checked.add("doctor")
+        elif command == "spatia":
+            verb = arguments[0]
+            assert verb in cli.COMMANDS
+            parsed = tyro.cli(parsers[verb], args=arguments[1:], config=(tyro.conf.OmitArgPrefixes,))
+            assert str(getattr(parsed, "model", parsed.out)) == "weights/spatia-wan"
+            checked.add(verb)
+        elif command == "python":
+            assert arguments[:2] == ["-m", "spatia_env.model.parity"] and (ROOT / arguments[2]).is_dir()
+        else:
+            assert command in ("pip", "hf")
+    assert checked == {"doctor", "convert", "rollout"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_documented_python_runs(page, folder, tmp_path, monkeypatch):
+    """The block as it stands, but for the folder, the size and the sampler."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_case").mkdir()
+    Image.fromarray(picture()).save("my_case/img.jpg")
+    (block,) = (b for b in re.findall(r"```py\n(.*?)```", official_part(page), re.DOTALL) if "gym.make" in b)
+    replaced = {
+        '"weights/spatia-wan"': repr(str(folder)),
+        ', "mapanything": "weights/mapanything"}': f", **{FAST}}}",
+        "model_options=options": f"model_options=options, size=({HEIGHT}, {WIDTH})",
+    }
+    for old, new in replaced.items():
+        assert old in block
+        block = block.replace(old, new)
+    namespace = {}
+    exec(compile(block, page.name, "exec"), namespace)
+    assert namespace["observation"]["frames"].shape == (72, HEIGHT, WIDTH, 3)
+    namespace["env"].close()
+
+
+def test_options_of_the_command_line_and_of_python_are_the_same():
+    """Every lever of the table is an option of `spatia rollout` and of `model_options`."""
+    for lever in LEVERS:
+        name, _, value = lever.option.split(" ")[0].partition("=")
+        if not value:
+            continue
+        given = ast.literal_eval(value) if value != "FILE" else "lora.safetensors"
+        flag = [f"--{name.replace('_', '-')}"] + ([] if given is True else [str(given)])
+        base = ["--case", "c", "--model", "m", "--out", "o", *flag]
+        parsed = tyro.cli(ReleaseConfig, args=base, config=(tyro.conf.OmitArgPrefixes,))
+        options = read_options({name: given})
+        found = getattr(options.levers, name, None) or getattr(options.settings, name, None)
+        expected = getattr(parsed.levers, name, None) or getattr(parsed, name, None)
+        assert str(found) == str(expected) == str(given)

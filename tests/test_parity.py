@@ -50,6 +50,17 @@ def test_a_wrong_number_fails_the_command(small_folder, capsys):
     assert "FAIL" in capsys.readouterr().out
 
 
+def test_a_fixture_that_does_not_fit_its_config_fails(small_folder, capsys):
+    path = small_folder / "rope_tiny.safetensors"
+    config = Fixtures(FIXTURES).config("rope_tiny")
+    save_file(load_file(path), path, metadata={"config": json.dumps({**config, "h": config["h"] + 1})})
+    assert parity.main([str(small_folder)]) == 1
+    del config["f"]
+    save_file(load_file(path), path, metadata={"config": json.dumps(config)})
+    assert parity.main([str(small_folder)]) == 1
+    assert "does not run: KeyError 'f'" in capsys.readouterr().out
+
+
 def test_a_nan_is_not_a_pass():
     assert not parity.Result("x", float("nan"), 1.0, "").passed
     assert worst(torch.zeros(2), torch.zeros(3)) == float("inf")

@@ -8,6 +8,7 @@ from PIL import Image
 
 from spatia_env.cameras import invert_se3
 from spatia_env.errors import ActionError, CaseError, CheckpointError
+from spatia_env.memory.ply import read_ply
 from spatia_env.memory.release_renderer import voxel_means
 from spatia_env.model.rounds import Round, plan_rounds
 from spatia_env.release import ReleaseConfig, main, run_release
@@ -66,6 +67,7 @@ def test_a_case_becomes_a_film(case, tmp_path, exact):
     rounds = plan_rounds(16, first=9, later=9, history=5)
     said = run_release(config_of(case, tmp_path, release_exact=exact), pipeline, geometry, rounds)
     assert (tmp_path / "out" / "video.mp4").stat().st_size > 0
+    assert len(read_ply(tmp_path / "out" / "map.ply")) == said["points"] > 0
     # The release leaves the padding of the last round in the film: 17 frames for 16 cameras.
     assert said["frames"] == (17 if exact else 16) and said["rounds"] == 3
     assert [len(rgb) for rgb, *_ in geometry.asked] == [1, 2, 3]  # every 6th of 1, 9 and 13 frames

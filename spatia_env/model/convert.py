@@ -51,7 +51,7 @@ class ConvertConfig:
     """statistics of the autoencoder's channels; empty: those of Wan2.2, or of the given vae/config.json"""
     latents_std: tuple[float, ...] = ()
     text_encoder: bool = True
-    """False leaves the text encoder (11 GB) out: prompts must then come embedded"""
+    """False leaves the text encoder (11 GB) out: `load_official` must then be handed another"""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,7 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
-from spatia_env.errors import ActionError
+from spatia_env.errors import ActionError, CheckpointError
 from spatia_env.model.adapters import AUTOREGRESSIVE, FEW_STEP, Adapters
 from spatia_env.model.folders import check_folder, load_module
 from spatia_env.model.keymaps import lora_layers
@@ -131,9 +131,10 @@ class SpatiaWanPipeline(SpatiaPipeline):
             settings: Instead of the pipeline's own.
         """
         settings = settings or self.settings
-        embeds = self.text_encoder([prompt + PROMPT_SUFFIX])
         guided = settings.guidance_scale != 1 and not settings.few_step_sigmas
-        negative = self.text_encoder([NEGATIVE_PROMPT]) if guided else None
+        # In one call, so that the text encoder is loaded once for both.
+        embeds = self.text_encoder([prompt + PROMPT_SUFFIX, *([NEGATIVE_PROMPT] if guided else [])])
+        embeds, negative = embeds[:1], embeds[1:] if guided else None
         self.adapters.for_clip(first=given_frames.shape[2] == 1)
         with self._working(self.autoencoder) as autoencoder:
             conditions = encode_conditions(
@@ -181,6 +182,7 @@ def load_official(
     settings: SamplerSettings | None = None,
     shape: ClipShape = OFFICIAL_SHAPE,
     prompt_cache: Path | str | None = None,
+    text_encoder: Callable[[list[str]], Tensor] | None = None,
 ) -> SpatiaWanPipeline:
     """The pipeline of a model folder that `spatia convert` wrote.
 
@@ -191,6 +193,7 @@ def load_official(
         settings: Steps, guidance and scales.
         shape: Frames, references and picture size of a step.
         prompt_cache: See `UMT5TextEncoder`.
+        text_encoder: From sentences to embeddings [B, 512, D], instead of the folder's own.
 
     Raises:
         CheckpointError: If the folder is incomplete, altered, or asks for code that is not ours.
@@ -200,6 +203,11 @@ def load_official(
     folder, levers, settings = Path(folder), levers or Levers(), settings or SamplerSettings()
     device = compute_device(device)
     check_folder(folder)
+    if text_encoder is None and not (folder / "text_encoder").is_dir():
+        raise CheckpointError(
+            f"{folder}: has no text_encoder; convert the weights again with it, or hand in text_encoder=."
+        )
+    text_encoder = text_encoder or UMT5TextEncoder(folder, levers.text_device, cache=prompt_cache)
     dtype = getattr(torch, levers.dtype)
     at_once = device if levers.offload == "none" else torch.device("cpu")
     transformer = load_module(SpatiaTransformer3DModel, folder / "transformer", "transformer", dtype, at_once)
@@ -212,9 +220,15 @@ def load_official(
         settings = replace(settings, few_step_sigmas=levers.few_step_sigmas)
     autoencoder = WanAutoencoder(vae).to(at_once)
     apply_levers(transformer, autoencoder, levers, device)
-    text = UMT5TextEncoder(folder, levers.text_device, cache=prompt_cache)
     return SpatiaWanPipeline(
-        transformer, autoencoder, text, shape, settings, adapters, device, offload=levers.offload == "stages"
+        transformer,
+        autoencoder,
+        text_encoder,
+        shape,
+        settings,
+        adapters,
+        device,
+        offload=levers.offload == "stages",
     )
 
 
