@@ -57,6 +57,7 @@ class TiledMap:
         self.budget = budget
         self._tiles: dict[Tile, tuple[np.ndarray, ...]] = {}
         self._sent: dict[Tile, tuple[tuple[np.ndarray, ...], bool, Any]] = {}
+        self._coarse: dict[Tile, int] = {}
         self._memory = SceneMemory()
 
     def show(self, memory: SceneMemory) -> None:
@@ -71,10 +72,13 @@ class TiledMap:
             for key, corner in zip(keys.tolist(), corners.tolist(), strict=True):
                 parts.setdefault((corner[0], corner[1], corner[2]), []).append((key, memory.blocks[key]))
         old, self._tiles = self._tiles, {}
+        counted, self._coarse = self._coarse, {}
         for tile, pairs in parts.items():
             rows = tuple(block for _, block in sorted(pairs, key=lambda pair: pair[0]))
             # The same tuple stands for the same content, so `due` compares one reference.
-            self._tiles[tile] = old[tile] if tile in old and _same(old[tile], rows) else rows
+            kept = tile in old and _same(old[tile], rows)
+            self._tiles[tile] = old[tile] if kept else rows
+            self._coarse[tile] = counted[tile] if kept else len(thinned(rows))
 
     def forget(self) -> None:
         """Act as if nothing had been sent."""
@@ -95,7 +99,8 @@ class TiledMap:
             look: Anything that the drawing depends on besides the map (the colouring); another means all again.
         """
         fine = self.wanted(eyes)
-        coarse, finer = [], []
+        coarse: list[tuple[Tile, bool]] = []
+        finer: list[tuple[Tile, bool]] = []
         for tile in self._near_first(eyes):
             rows, is_fine, shown = self._sent.get(tile, ((), False, None))
             if tile in fine:
@@ -110,10 +115,10 @@ class TiledMap:
 
     def wanted(self, eyes: np.ndarray) -> set[Tile]:
         """Tiles that are to be fine: the nearest, as far as the budget goes."""
-        left = self.budget - sum(_count(rows) // COARSE for rows in self._tiles.values())
+        left = self.budget - sum(self._coarse.values())
         fine: set[Tile] = set()
         for tile in self._near_first(eyes):
-            left -= _count(self._tiles[tile]) * (COARSE - 1) // COARSE
+            left -= _count(self._tiles[tile]) - self._coarse[tile]
             if left < 0:
                 break
             fine.add(tile)
@@ -125,7 +130,7 @@ class TiledMap:
         self._sent[tile] = (rows, fine, look)
         points = np.concatenate(rows)
         if not fine:
-            points = points[coarse_rows(points)]
+            points = thinned(rows)
         centre = self.centre(tile)
         size = float(np.clip(np.median(points["radius"].astype(np.float32)), self._memory.voxel * 0.8, 0.06))
         return Drawing(
@@ -148,11 +153,16 @@ class TiledMap:
         return sorted(self._tiles, key=lambda tile: (distance[tile], tile))
 
 
+def thinned(rows: tuple[np.ndarray, ...]) -> np.ndarray:
+    """The points of a coarse tile; at least one."""
+    points = np.concatenate([block[coarse_rows(block)] for block in rows])
+    return points if len(points) else rows[0][:1]
+
+
 def coarse_rows(points: np.ndarray) -> np.ndarray:
-    """Which points [n] a coarse tile keeps: about one in `COARSE`, spread evenly, the same ones every time."""
+    """Which points [n] of a block a coarse tile keeps: about one in `COARSE`, spread evenly, always the same."""
     scrambled = (points["voxel"].astype(np.uint32) * np.uint32(2654435761)) >> np.uint32(16)
     keep = scrambled % COARSE == 0
-    keep[:1] = True
     return keep
 
 

@@ -66,7 +66,7 @@ def tree(timeline: Timeline, width: int = 364, chosen: Sequence[int] = ()) -> st
     spot = {m.id: (14 + depth[m.id] * step, 14 + lanes[m.id] * SPACING) for m in timeline}
     height = 28 + SPACING * max(lanes.values())
     line = {moment.id for moment in timeline.branch()}
-    parts = []
+    parts: list[str] = []
     for moment in timeline:
         x, y = spot[moment.id]
         if moment.parent is not None:

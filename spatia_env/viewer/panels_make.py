@@ -64,13 +64,6 @@ class WalkPanel:
 
         go.on_click(lambda event: self._go(event, view))
 
-    def path(self, name: str) -> paths.Path:
-        """The path of a name in `path_names`."""
-        count = self._app.session.num_frames
-        if name in PRESETS:
-            return paths.from_preset(name, count, 1.0)
-        return paths.from_move("none" if name == STAND else name, count)
-
     def _move(self, event: Any, name: str) -> None:
         path = paths.from_move(name, self._app.session.num_frames)
         self._app.request(event, lambda owner: self._app.session.walk(path, "", name, owner))
@@ -138,7 +131,10 @@ class SpeakPanel:
         app = self._app
         name = self._path.value
         app.request(
-            event, lambda owner: app.session.walk(app.walk.path(name), words, name.replace("_", " "), owner)
+            event,
+            lambda owner: app.session.walk(
+                named_path(name, app.session.num_frames), words, name.replace("_", " "), owner
+            ),
         )
 
     def _side_by_side(self, event: Any) -> None:
@@ -147,7 +143,7 @@ class SpeakPanel:
         app.request(
             event,
             lambda owner: app.session.variants(
-                app.walk.path(name), ["", *words], name.replace("_", " "), owner
+                named_path(name, app.session.num_frames), ["", *words], name.replace("_", " "), owner
             ),
         )
 
@@ -253,11 +249,15 @@ class EditPanel:
         )
 
     def _recolour(self, event: Any) -> None:
-        rgb = tuple(int(value) for value in self._rgb.value)
+        rgb = self._colour()
         self._change(event, "recolour a thing", lambda world, picked: world.recolor(picked.region, rgb))
 
+    def _colour(self) -> tuple[int, int, int]:
+        red, green, blue = (int(value) for value in self._rgb.value)
+        return red, green, blue
+
     def _insert(self, event: Any) -> None:
-        name, size, rgb = self._shape.value, float(self._size.value), tuple(int(v) for v in self._rgb.value)
+        name, size, rgb = self._shape.value, float(self._size.value), self._colour()
 
         def edit(world: Any, picked: things.Picked) -> None:
             world.insert(things.shape(name, size, rgb), _standing_at(picked.hit))
@@ -285,6 +285,17 @@ class EditPanel:
         self._app.request(
             event, lambda owner: session.change(which, lambda world: getattr(world, which)(), owner)
         )
+
+
+def named_path(name: str, num_frames: int) -> paths.Path:
+    """The clips of a preset, a move, or of standing still.
+
+    Raises:
+        ActionError: If there is no such path.
+    """
+    if name in PRESETS:
+        return paths.from_preset(name, num_frames)
+    return paths.from_move("none" if name == STAND else name, num_frames)
 
 
 def read_thing(name: str, content: bytes) -> Any:

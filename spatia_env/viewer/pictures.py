@@ -97,7 +97,7 @@ def text_bar(words: str, width: int, height: int) -> np.ndarray:
     """A line of text, cut to fit, u8 [height, width, 3]."""
     picture = Image.new("RGB", (width, height), PAPER)
     font = _font(13)
-    words = "".join(character if character.isprintable() else " " for character in words)
+    words = "".join(character if character.isprintable() else " " for character in words[:width])
     if font.getlength(words) > width - 4:
         while words and font.getlength(words + "…") > width - 4:
             words = words[:-1]

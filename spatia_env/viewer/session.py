@@ -286,7 +286,7 @@ def _standing_clip(observation: dict[str, np.ndarray]) -> Clip:
     return _clip_of(observation, debug).last()
 
 
-def _rendered(world: Any, pose: np.ndarray) -> dict[str, np.ndarray]:
+def _rendered(world: Any, pose: np.ndarray) -> dict[str, Any]:
     """What memory shows at the last pose after an edit, in the members of a `Clip` of one frame."""
     view = world.render(torch.from_numpy(pose))
     rgb = to_bytes(view.rgb)
