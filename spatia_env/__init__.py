@@ -24,10 +24,12 @@ _ENTRY_POINTS = {
     "SpatiaImageGoal-v0": ("spatia_env.env:SpatiaEnv", {"task": "image_goal"}),
     "SpatiaReturnHome-v0": ("spatia_env.env:SpatiaEnv", {"task": "return_home"}),
     "SpatiaFind-v0": ("spatia_env.env:SpatiaEnv", {"task": "find"}),
+    "SpatiaSim-v0": ("spatia_env.bench.twin:make_twin", {}),
 }
 _VECTOR_ENTRY_POINTS = {
     "SpatiaDiscrete-v0": "spatia_env.vector:make_discrete_vec",
     "SpatiaRL-v0": "spatia_env.vector:make_rl_vec",
+    "SpatiaSim-v0": None,  # nothing to batch
 }
 
 for _id, (_entry_point, _kwargs) in _ENTRY_POINTS.items():

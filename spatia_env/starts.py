@@ -38,17 +38,26 @@ class Start:
 
     def oracle(self) -> Callable[..., Any]:
         """A geometry estimator that reads the simulator's truth at the commanded poses (static scene only)."""
-        if self.scene is None:
-            raise ActionError('slam="simulator" needs a scene; a photograph has no true geometry.')
-        from spatia_env.slam.geometry import SimulatorGeometry
+        return open_oracle(self.scene, (int(self.frame.shape[0]), int(self.frame.shape[1])))
 
-        scene, height, width = open_scene(self.scene), *self.frame.shape[:2]
 
-        def truth(c2w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            shot = scene.render(c2w, height, width)
-            return shot.depth, shot.dynamic
+def open_oracle(scene: int | str | None, size: tuple[int, int]) -> Any:
+    """A geometry estimator that reads the simulator's truth in a scene; see `Start.oracle`.
 
-        return SimulatorGeometry(truth)
+    Raises:
+        ActionError: If there is no scene.
+    """
+    if scene is None:
+        raise ActionError('slam="simulator" needs a scene; a photograph has no true geometry.')
+    from spatia_env.slam.geometry import SimulatorGeometry
+
+    simulated = open_scene(scene)
+
+    def truth(c2w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        shot = simulated.render(c2w, *size)
+        return shot.depth, shot.dynamic
+
+    return SimulatorGeometry(truth)
 
 
 def start_from_scene(scene: int | str, options: dict[str, Any], height: int, width: int) -> Start:

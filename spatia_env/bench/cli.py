@@ -17,6 +17,10 @@ def main(argv: list[str]) -> int:
         from spatia_env.model.cost_bench import main as bench_cost
 
         return bench_cost(argv[1:])
+    if argv[:1] == ["policy"]:
+        from spatia_env.bench.policy import main as bench_policy
+
+        return bench_policy(argv[1:])
     config = tyro.cli(BenchConfig, args=argv, prog="spatia bench")
     content = run_bench(config)
     print("\n".join(summary_lines(content)))
