@@ -62,6 +62,16 @@ def test_a_clip_that_forgets_its_map_sees_black_everywhere(runs):
     assert batch.conditions.control[:, 48:, :4].min() == 1  # the preceding frames are covered
 
 
+def test_every_event_is_drawn_equally_often(runs):
+    store = ClipStore(runs / "data")
+    drawn = [episode.clips[clip]["event"] for episode, clip in store.draw(600, np.random.default_rng(0))]
+    names = [name for name in store.by_event if name]
+    quiet = 150 if "" in store.by_event else 0
+    assert len(names) >= 2
+    for name in names:
+        assert abs(drawn.count(name) - (600 - quiet) / len(names)) < 80
+
+
 def test_dev_batches_are_the_same_every_time(runs):
     first, second = (dev_batches(ClipStore(runs / "data"), 3) for _ in range(2))
     assert len(first) == 2 and sum(len(batch.clean) for batch in first) == 4

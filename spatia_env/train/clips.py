@@ -24,8 +24,8 @@ from spatia_env.train.data import EpisodeStore, to_model
 
 PRECEDING = 4
 FRAMES = 8
-EVENT_WEIGHT = 2.0
-"""How much more often a clip in which an event starts is drawn."""
+QUIET_SHARE = 0.25
+"""Share of drawn clips in which no event starts; every event has the same share of the others."""
 MOVER_WEIGHT = 8.0
 """How much more an error counts on what moves: movers cover a few percent of the pixels."""
 
@@ -73,8 +73,6 @@ class EncodedEpisode:
         self.file = EpisodeStore.open_path(path)
         self.clips = self.file.meta["clips"]
         self.references = self.file.get("references", slice(None))
-        shares = np.array([EVENT_WEIGHT if clip["event"] else 1.0 for clip in self.clips])
-        self.shares = shares / shares.sum()
 
 
 class ClipStore:
@@ -83,6 +81,7 @@ class ClipStore:
     def __init__(self, folder: Path, limit: int | None = None) -> None:
         self.folder, self.limit = folder, limit
         self.episodes: dict[Path, EncodedEpisode] = {}
+        self.by_event: dict[str, list[tuple[EncodedEpisode, int]]] = {}
         self.encoder = SentenceTextEncoder()
         self.refresh()
 
@@ -94,7 +93,9 @@ class ClipStore:
         """
         for path in sorted(self.folder.glob("*.safetensors"))[: self.limit]:
             if path not in self.episodes and path.with_suffix(".latents").exists():
-                self.episodes[path] = EncodedEpisode(path)
+                self.episodes[path] = episode = EncodedEpisode(path)
+                for number, clip in enumerate(episode.clips):
+                    self.by_event.setdefault(clip["event"], []).append((episode, number))
         if not self.episodes:
             raise ActionError(f"{self.folder} has no encoded episodes; run `spatia train encode` first.")
 
@@ -105,10 +106,14 @@ class ClipStore:
         return height, width
 
     def draw(self, count: int, rng: np.random.Generator) -> list[tuple[EncodedEpisode, int]]:
-        """Random clips; those in which something happens come more often, since most of a world stands still."""
-        episodes = list(self.episodes.values())
-        chosen = [episodes[int(i)] for i in rng.integers(len(episodes), size=count)]
-        return [(episode, int(rng.choice(len(episode.clips), p=episode.shares))) for episode in chosen]
+        """Random clips: a share in which nothing begins, and every event as often as any other."""
+        events = sorted(name for name in self.by_event if name)
+        chosen = []
+        for _ in range(count):
+            quiet = not events or ("" in self.by_event and rng.random() < QUIET_SHARE)
+            clips = self.by_event["" if quiet else events[int(rng.integers(len(events)))]]
+            chosen.append(clips[int(rng.integers(len(clips)))])
+        return chosen
 
 
 def training_batches(
