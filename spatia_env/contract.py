@@ -86,6 +86,8 @@ def describe(
             "correction_deg": tracked.rotation,
             "inlier_ratio": tracked.inlier_ratio,
             "corrected": tracked.ok,
+            "loop_step": tracked.loop,
+            "loop_m": tracked.loop_metres,
         },
         "revisit": revisit,
         "events": [dataclasses.asdict(row) for row in state.ledger[len(before.ledger) :]],

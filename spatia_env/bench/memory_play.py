@@ -13,12 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spatia_env import contract
 from spatia_env.bench.episodes import FRAMES
-from spatia_env.cameras import unproject
+from spatia_env.cameras import invert_se3, orthonormalise, se3_exp, unproject
 from spatia_env.env import SpatiaEnv
+from spatia_env.localisation import Located, locate
 from spatia_env.memory.rendering import Render
 from spatia_env.sim.scenes import SimScene
 from spatia_env.slam.geometry import Geometry
+from spatia_env.slam.pose_graph import se3_log
+from spatia_env.stopwatch import Stopwatch
 
 DENSITY = 2
 """The true surface is sampled with this many rays per pixel, in x and in y."""
@@ -86,6 +90,26 @@ def film(
     )  # fmt: skip
 
 
+def drifted(commanded: np.ndarray, scale: float, twist: np.ndarray) -> np.ndarray:
+    """Where cameras [1 + 8 n, 4, 4] really go when every clip strays from its command; the errors add up.
+
+    Args:
+        commanded: The commanded poses.
+        scale: Factor on the translation of every clip.
+        twist: What is added to every clip's motion [6], metres and radians in the last camera's frame.
+    """
+    path = torch.from_numpy(commanded).double()
+    stray = torch.from_numpy(twist).double()
+    poses = [path[0]]
+    factor = torch.tensor([scale] * 3 + [1.0] * 3, dtype=torch.float64)
+    for start in range(0, len(path) - 1, FRAMES):
+        origin = poses[-1]
+        for index in range(1, FRAMES + 1):
+            motion = se3_log(invert_se3(path[start]) @ path[start + index]) * factor
+            poses.append(orthonormalise(origin @ se3_exp(motion) @ se3_exp(index / FRAMES * stray)))
+    return torch.stack(poses).float().numpy()
+
+
 def thin(points: np.ndarray, edge: float = 0.015) -> tuple[np.ndarray, np.ndarray]:
     """One point per voxel of `edge` metres of points and depths [n, 4]: its first point, its least depth."""
     cell = np.floor(points[:, :3] / edge).astype(np.int64)
@@ -108,6 +132,7 @@ class MapRow:
         oracle: Depth and masks of the simulator in place of the network's.
         carve: Whether the map carves.
         filter: Whether what moves is kept out.
+        planes: Whether new surface is put onto the planes that it continues.
     """
 
     name: str
@@ -115,6 +140,7 @@ class MapRow:
     oracle: bool = False
     carve: bool = True
     filter: bool = True
+    planes: bool = True
 
 
 MAP_ROWS: Mapping[str, MapRow] = MappingProxyType(
@@ -126,6 +152,7 @@ MAP_ROWS: Mapping[str, MapRow] = MappingProxyType(
             MapRow("no-slam", MappingProxyType({"slam": "off"})),
             MapRow("no-carving", carve=False),
             MapRow("no-dynamic-filter", filter=False),
+            MapRow("no-planes", planes=False),
         )
     }
 )
@@ -167,6 +194,14 @@ class ReplayEnv(SpatiaEnv):
     def _stands_still(self, path: Tensor, event: str) -> bool:
         # What the camera sees may move although nobody asked for it.
         return False
+
+    def _locate(self, frames: Tensor, path: Tensor, view: Render, watch: Stopwatch) -> Located:
+        def understand(_: Tensor, poses: Tensor, seen: Render) -> Geometry:
+            return self._understand(frames, poses, seen)
+
+        planes = self.row.planes and not self.row.oracle
+        follow = self.slam != "off"
+        return locate(self.world.state, contract.to_floats(frames), path, view, understand, follow, planes)
 
     def _imagine(self, text: str, view: Render, references: Tensor) -> Tensor:
         assert self._episode is not None

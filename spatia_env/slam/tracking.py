@@ -64,6 +64,8 @@ class TrackResult:
         translation: Metres by which the last pose was corrected.
         rotation: Degrees, likewise.
         ok: Whether a correction was applied.
+        loop: The step whose place was recognised, None if no loop was closed.
+        loop_metres: By how much the loop was open.
     """
 
     c2w: Tensor
@@ -71,6 +73,8 @@ class TrackResult:
     translation: float
     rotation: float
     ok: bool
+    loop: int | None = None
+    loop_metres: float = 0.0
 
 
 def track(
@@ -128,6 +132,20 @@ def spread(count: int, number: int) -> list[int]:
     """Up to `number` indices spread evenly over `count` frames, ending with the last."""
     number = min(number, count)
     return [round((i + 1) * count / number) - 1 for i in range(number)]
+
+
+def agreement(rgb: Tensor, K: Tensor, render: View) -> tuple[float, float]:
+    """Mean capped brightness error, and share of inliers, of frames [T, 3, H, W] against the map as it is.
+
+    With nothing of the map in sight they are infinite and 0.
+    """
+    views = spread(len(rgb), VIEWS)
+    usable = (render.known & (render.depth > 0))[views]
+    if int(usable.sum()) < MIN_PIXELS:
+        return float("inf"), 0.0
+    share = torch.ones(len(views))
+    seen = (rgb[views], K, render.rgb[views], render.depth[views], usable, share, torch.zeros(6))
+    return _agreement(*seen)[:2]
 
 
 def _agreement(

@@ -1,0 +1,323 @@
+"""Where new surface continues the planes of the map, and what walls begin at their creases.
+
+The network that estimates depth is small: in what the map does not know yet it errs by 5 to 10 percent, though
+floor, ceiling and walls go on exactly. Every pixel gets a label, a plane or "as estimated", by semi-global
+matching: labels cost how far they are from the estimate (from the map, where it is known), changes of label cost
+where neither the picture nor the two depths give a reason. Walls that are not in the map yet take part with many
+offsets; the one wins whose creases with floor, ceiling and other walls lie on edges of the picture.
+Semi-global matching: H. Hirschmueller, "Stereo Processing by Semiglobal Matching and Mutual Information", 2008.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from spatia_env.cameras import invert_se3, pixel_rays, project, scale_intrinsics, unproject
+from spatia_env.slam.cues import fill
+from spatia_env.slam.geometry import Geometry
+from spatia_env.slam.planes import Plane, find_planes, plane_depth
+
+HALF = 2
+"""Labels are found at half of the picture's size."""
+SIGMA_KNOWN, SIGMA_NEW = 0.02, 0.10
+"""Standard deviation of log depth where the map is known, and where it was estimated."""
+MOST_COST = 3.0
+NEW_WEIGHT = 0.35
+"""Estimates of neighbouring new pixels err together: each counts for so much of a known one."""
+AS_IS, AS_IS_NEW = 1.2, 1.7
+"""Cost of the label "as estimated" where the map is known and where not: any plane within so many deviations is
+preferred.
+"""
+MOST_CHANGE = 0.4
+"""Log depth by which a plane may correct an estimate."""
+CHANGE, JUMP = 0.6, 1.5
+"""Cost of a change of label between neighbours, and of a step in depth that it makes."""
+JUMP_SIZE = 0.05
+"""Log depth of a full step."""
+WALL_COST = 15.0
+"""A new wall must explain the picture better by this much."""
+BIAS_COST = 10.0
+"""Cost of a wall whose estimate is off as a whole by `SPREAD`."""
+CONTRAST = 0.05
+"""Difference of colours in [0, 1] that makes an edge."""
+LEAST_CONTRAST = 0.08
+SPREAD, OFFSETS = 0.24, 13
+"""New walls are tried within this share of their distance, at so many offsets; then once more, finer."""
+LEAST_NEW = 0.01
+"""Share of a frame that must be new before labels are looked for."""
+CONFIDENCE = 0.9
+"""Confidence of a depth on a plane."""
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """A frame at half size, and its labels' planes: depth `z` [h, w], `rgb` [h, w, 3], `rays` [h, w, 3]."""
+
+    rgb: Tensor
+    z: Tensor
+    known: Tensor
+    rays: Tensor
+    origin: Tensor
+
+
+@dataclass(frozen=True)
+class _Wall:
+    """A wall that is not in the map: the plane nearest to the estimates, and the one that is tried for it."""
+
+    estimate: Plane
+    plane: Plane
+
+
+def continue_planes(
+    geometry: Geometry, rgb: Tensor, c2w: Tensor, K: Tensor, known: Tensor, planes: list[Plane]
+) -> Geometry:
+    """Put what is new in a clip onto the planes of the map where it continues them.
+
+    Args:
+        geometry: Estimates of the clip.
+        rgb: Frames [T, 3, H, W] in [0, 1].
+        c2w: Poses [T, 4, 4].
+        K: Intrinsics [3, 3] in pixels.
+        known: Pixels [T, H, W] whose depth is the map's.
+        planes: Planes of the map.
+    """
+    new = ~known & (geometry.depth > 0)
+    share = new.flatten(1).float().mean(1)
+    if float(share.max()) < LEAST_NEW:
+        return geometry
+    # The frame that shows most of what is new; a second one half a clip away sees what the first does not.
+    first = int(share.argmax())
+    second = (first + len(rgb) // 2) % len(rgb)
+    depth, confidence = geometry.depth.clone(), geometry.confidence.clone()
+    left = new.clone()
+    for index in dict.fromkeys((first, second)):
+        if float(left[index].float().mean()) < LEAST_NEW:
+            continue
+        frame = _at_half(geometry, rgb, c2w, K, known, index)
+        labels, found = _label(frame, planes)
+        planes = found or planes
+        _apply(labels, found, geometry, c2w, K, index, left, depth, confidence)
+    snapped = new & ~left
+    factor = torch.where(snapped, (depth / geometry.depth.clamp_min(1e-3)).clamp_min(1e-3).log(), 0.0)
+    # What stands on a plane that was put right moves with it.
+    follows = fill(factor, snapped | known)
+    depth = torch.where(left & (follows.abs() < 0.3), geometry.depth * follows.exp(), depth)
+    return dataclasses.replace(geometry, depth=depth, confidence=confidence)
+
+
+def _at_half(geometry: Geometry, rgb: Tensor, c2w: Tensor, K: Tensor, known: Tensor, index: int) -> _Frame:
+    height, width = rgb.shape[-2:]
+    small_K = scale_intrinsics(K, 1 / HALF, 1 / HALF)
+    rays = pixel_rays(small_K, height // HALF, width // HALF) @ c2w[index, :3, :3].T
+    corner = slice(HALF // 2, None, HALF)
+    return _Frame(
+        F.avg_pool2d(rgb[index][None], HALF)[0].movedim(0, -1),
+        geometry.depth[index, corner, corner],
+        known[index, corner, corner],
+        rays,
+        c2w[index, :3, 3],
+    )
+
+
+def _label(frame: _Frame, planes: list[Plane]) -> tuple[Tensor, list[Plane]]:
+    """Labels [h, w] (-1 = as estimated) into the list of planes that is returned with them."""
+    families = _new_walls(frame, planes)
+    if not planes and not families:
+        return torch.full(frame.z.shape, -1), []
+    walls = [_Wall(family[len(family) // 2], family[len(family) // 2]) for family in families]
+    for number, family in enumerate(families):
+        peak, steps = walls[number].estimate, family
+        for _ in range(2):  # coarse, then fine
+            tried = [_Wall(peak, plane) for plane in steps]
+            settings = [walls[:number] + [wall] + walls[number + 1 :] for wall in tried]
+            _, cost = _match(frame, planes, settings)
+            bias = torch.tensor([_log_distance(wall.plane, peak, frame) for wall in tried])
+            best = int((cost + BIAS_COST * (bias / SPREAD).square()).argmin())
+            walls[number] = tried[best]
+            steps = _finer(family, steps[best], frame)
+    for wall in list(walls):
+        without = [other for other in walls if other is not wall]
+        _, cost = _match(frame, planes, [walls])
+        _, less = _match(frame, planes, [without])
+        if float(less[0] - cost[0]) < WALL_COST:
+            walls = without
+    labels, _ = _match(frame, planes, [walls])
+    return labels[0], planes + [wall.plane for wall in walls]
+
+
+def _log_distance(plane: Plane, other: Plane, frame: _Frame) -> float:
+    """Log ratio of the distances of two parallel planes from the camera."""
+    base = float(frame.origin.double().numpy() @ plane.normal)
+    return float(np.log((plane.offset - base) / (other.offset - base)))
+
+
+def _new_walls(frame: _Frame, planes: list[Plane]) -> list[list[Plane]]:
+    """Walls that the new pixels suggest, each as a family of offsets; upright, square to those of the map."""
+    points = frame.origin + frame.rays * frame.z[..., None]
+    fresh = points[~frame.known & (frame.z > 0)].double().numpy()
+    if len(fresh) < 30:
+        return []
+    headings = [plane.normal[:2] for plane in planes if plane.upright][:1]
+    if not headings:
+        headings = [plane.normal[:2] for plane in find_planes(fresh) if plane.upright][:1]
+    if not headings:
+        return []
+    heading = headings[0]
+    families = []
+    origin = frame.origin.double().numpy()
+    for normal in (np.array([*heading, 0.0]), np.array([-heading[1], heading[0], 0.0])):
+        offsets = fresh @ normal - origin @ normal
+        for sign, side in ((1.0, offsets[offsets > 0.3]), (-1.0, -offsets[offsets < -0.3])):
+            if len(side) < 0.1 * len(fresh):
+                continue
+            counts, edges = np.histogram(side, bins=np.geomspace(0.3, 12, 31))
+            best = counts.argmax()
+            if counts[max(0, best - 1) : best + 2].sum() < 0.1 * len(fresh):
+                continue
+            middle = float(np.sqrt(edges[best] * edges[best + 1]))
+            if any(_is_near(plane, normal, sign * middle, origin) for plane in planes):
+                continue  # a wall of the map goes on here
+            steps = middle * np.exp(np.linspace(-SPREAD, SPREAD, OFFSETS))
+            families.append([Plane(normal, float(sign * s + origin @ normal)) for s in steps])
+    return families
+
+
+def _is_near(plane: Plane, normal: np.ndarray, distance: float, origin: np.ndarray) -> bool:
+    """Whether a plane is parallel to `normal` and about as far (signed metres) from `origin`."""
+    cosine = float(plane.normal @ normal)
+    own = np.sign(cosine) * (plane.offset - float(plane.normal @ origin))
+    return abs(cosine) > 0.95 and own * distance > 0 and abs(np.log(own / distance)) < 1.5 * SPREAD
+
+
+def _finer(family: list[Plane], middle: Plane, frame: _Frame) -> list[Plane]:
+    normal = middle.normal
+    base = float(frame.origin.double().numpy() @ normal)
+    step = 2 * SPREAD / (len(family) - 1)
+    return [Plane(normal, base + (middle.offset - base) * f) for f in np.exp(np.linspace(-step, step, 9))]
+
+
+def _match(frame: _Frame, planes: list[Plane], settings: list[list[_Wall]]) -> tuple[Tensor, Tensor]:
+    """Labels [B, h, w] (-1 = as estimated) of least cost for each set of new walls, and those costs [B].
+
+    Semi-global matching over eight directions.
+    """
+    log_z = torch.stack(
+        [_log_depths(frame, planes + [wall.plane for wall in walls]) for walls in settings], 1
+    )
+    # The estimate of a new wall may be off as a whole; that is no reason against any offset.
+    compared = torch.stack(
+        [_log_depths(frame, planes + [wall.estimate for wall in walls]) for walls in settings], 1
+    )
+    sigma = torch.where(frame.known, SIGMA_KNOWN, SIGMA_NEW)[:, None, :, None]
+    compared = torch.where(frame.known[:, None, :, None], log_z, compared)
+    unary = ((compared - log_z[..., :1]).abs() / sigma).clamp_max(MOST_COST)
+    unary[..., 0] = torch.where(frame.known, AS_IS, AS_IS_NEW)[:, None]
+    unary = torch.where(frame.known[:, None, :, None], unary, NEW_WEIGHT * unary)
+    total = torch.zeros_like(unary)
+    for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
+        for sign in (1, -1):
+            total += _sweep(unary, log_z, frame.rgb, sign * dy, sign * dx)
+    labels = total.argmin(-1, keepdim=True)
+    cost = unary.gather(-1, labels).sum((0, 2, 3)) + _change_cost(labels, log_z, frame.rgb)
+    swapped = (labels.transpose(0, 2), log_z.transpose(0, 2), frame.rgb.transpose(0, 1))
+    return labels[..., 0].transpose(0, 1) - 1, cost + _change_cost(*swapped)
+
+
+def _log_depths(frame: _Frame, planes: list[Plane]) -> Tensor:
+    """Log depth [h, w, 1 + P]: as estimated, then of every plane; that of 1 km where it is not met."""
+    z = frame.z[..., None]
+    if planes:
+        normal = torch.from_numpy(np.stack([plane.normal for plane in planes])).float()
+        offset = torch.tensor([plane.offset for plane in planes], dtype=torch.float32)
+        z = torch.cat([z, plane_depth(normal, offset, frame.rays, frame.origin)], dim=-1)
+    return torch.where(z > 0, z, torch.full_like(z, 1e3)).log()
+
+
+def _change_cost(labels: Tensor, log_z: Tensor, rgb: Tensor) -> Tensor:
+    """Costs [B] of all changes of label between a row and the next: labels [h, B, w, 1], log_z [h, B, w, L]."""
+    a, b = labels[:-1], labels[1:]
+    # The step is taken as the lower pixel sees it, as in the sweeps.
+    step = (log_z[1:].gather(-1, a) - log_z[1:].gather(-1, b)).abs() / JUMP_SIZE
+    edge = _edge(rgb[1:], rgb[:-1])[:, None, :, None]
+    excused = torch.where((a > 0) & (b > 0), torch.ones_like(edge), edge)
+    return ((edge * CHANGE + excused * JUMP * step.clamp_max(1)) * (a != b)).sum((0, 2, 3))
+
+
+def _edge(a: Tensor, b: Tensor) -> Tensor:
+    """How little the colours [..., w, 3] differ: 1 where they are equal, near 0 across an edge."""
+    return LEAST_CONTRAST + torch.exp(-(a - b).square().sum(-1) / (2 * CONTRAST**2))
+
+
+def _sweep(unary: Tensor, log_z: Tensor, rgb: Tensor, dy: int, dx: int) -> Tensor:
+    """Path costs [h, B, w, L] along one direction."""
+    if dy == 0:  # a sweep over columns is one over rows of the transposed frame
+        return _sweep(unary.transpose(0, 2), log_z.transpose(0, 2), rgb.transpose(0, 1), dx, 0).transpose(
+            0, 2
+        )
+    rows = range(len(unary)) if dy > 0 else range(len(unary) - 1, -1, -1)
+    out = torch.empty_like(unary)
+    before: int | None = None
+    for row in rows:
+        if before is None:
+            out[row] = unary[row]
+        else:
+            edge = _edge(rgb[row], _shift(rgb[before][None], dx)[0])[None, :, None, None]
+            step = (log_z[row][..., None, :] - log_z[row][..., None]).abs() / JUMP_SIZE
+            # Floors and walls meet without a step; where one of the two is a thing, an edge excuses it.
+            excused = edge.expand_as(step).clone()
+            excused[..., 1:, 1:] = 1.0
+            change = edge * CHANGE + excused * JUMP * step.clamp_max(1)
+            change.diagonal(dim1=-2, dim2=-1).zero_()
+            previous = _shift(out[before], dx)
+            reached = (previous[..., None] + change).amin(-2)
+            out[row] = unary[row] + reached - previous.amin(-1, keepdim=True)
+        before = row
+    return out
+
+
+def _shift(row: Tensor, dx: int) -> Tensor:
+    """Rows [B, w, ...] moved by `dx` pixels; the border repeats."""
+    if dx == 0:
+        return row
+    return torch.cat([row[:, :1], row[:, :-1]], 1) if dx > 0 else torch.cat([row[:, 1:], row[:, -1:]], 1)
+
+
+def _apply(
+    labels: Tensor,
+    planes: list[Plane],
+    geometry: Geometry,
+    c2w: Tensor,
+    K: Tensor,
+    index: int,
+    left: Tensor,
+    depth: Tensor,
+    confidence: Tensor,
+) -> None:
+    """Carry the labels of frame `index` into all frames, onto the pixels in `left`; changes the last three."""
+    if not planes:
+        return
+    height, width = geometry.depth.shape[-2:]
+    normal = torch.from_numpy(np.stack([plane.normal for plane in planes])).float()
+    offset = torch.tensor([plane.offset for plane in planes], dtype=torch.float32)
+    rays = pixel_rays(K, height, width)
+    for frame in range(len(depth)):
+        points = unproject(geometry.depth[frame], K, c2w[frame])[left[frame]]
+        if not len(points):
+            continue
+        uv, z = project(points, invert_se3(c2w[index : index + 1]), K)
+        column, row = (uv[0, :, 0] / HALF).floor().long(), (uv[0, :, 1] / HALF).floor().long()
+        inside = (z[0] > 0.1) & (column >= 0) & (column < width // HALF) & (row >= 0) & (row < height // HALF)
+        label = labels[row.clamp(0, height // HALF - 1), column.clamp(0, width // HALF - 1)]
+        label = torch.where(inside, label, -1)
+        on = plane_depth(normal, offset, rays[left[frame]] @ c2w[frame, :3, :3].T, c2w[frame, :3, 3])
+        value = on.gather(1, label.clamp_min(0)[:, None])[:, 0]
+        near = (value > 0) & ((value / geometry.depth[frame][left[frame]]).log().abs() < MOST_CHANGE)
+        use = (label >= 0) & near
+        where = left[frame].nonzero()[use].unbind(1)
+        depth[frame][where] = value[use]
+        confidence[frame][where] = confidence[frame][where].clamp_min(CONFIDENCE)
+        left[frame][where] = False
