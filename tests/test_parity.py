@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from parity_slow import SlowModel, write_variant
 from spatia_env.errors import CheckpointError
 from spatia_env.model import parity, parity_checks
 from spatia_env.model.parity_fixtures import Fixtures, worst
@@ -107,3 +108,20 @@ def test_the_command_runs():
     command = [sys.executable, "-m", "spatia_env.model.parity", str(FIXTURES)]
     finished = subprocess.run(command, capture_output=True, text=True, cwd=FIXTURES.parents[2], timeout=300)
     assert finished.returncode == 0 and finished.stdout.count("pass") == len(parity.CHECKS)
+
+
+def test_the_slow_model_is_the_release_s():
+    """So that what it computes at other sizes is worth comparing with."""
+    fixtures = Fixtures(FIXTURES)
+    weights = {**fixtures.tensors("dit_weights"), **fixtures.tensors("vace_weights")}
+    model = SlowModel(weights, fixtures.config("dit_weights"), fixtures.config("vace_weights"))
+    case = fixtures.tensors("b_dit_vace_ref_hist")
+    out = model(case["latents"], case["timestep_per_frame"], case["context"], case["vace_context"], 2, 0.6)
+    assert worst(out, case["out_scale_0.6"]) < 1e-5
+
+
+@torch.inference_mode()
+def test_fixtures_of_other_sizes_pass(tmp_path, capsys):
+    folder = write_variant(FIXTURES, tmp_path / "variant")
+    assert parity.main([str(folder)]) == 0, capsys.readouterr().out
+    assert Fixtures(folder).transformer.config.num_layers == 4
