@@ -41,6 +41,14 @@ def as_real_array(value: Any, name: str, error: type[Exception]) -> np.ndarray:
     return array.astype(np.float64)
 
 
+def as_real_number(value: Any, name: str, error: type[Exception]) -> float:
+    """One finite real number as float; anything else raises `error`."""
+    array = as_real_array(value, name, error)
+    if array.shape != () or not np.isfinite(array):
+        raise error(f"{name}={value!r:.60}: expected one finite number.")
+    return float(array)
+
+
 def _describe(value: Any, array: np.ndarray) -> str:
     if value is None or isinstance(value, str | bytes | dict):
         return "None" if value is None else type(value).__name__

@@ -5,7 +5,7 @@ steps, and a step that fails leaves nothing half done. It knows no model and no 
 """
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,13 @@ import torch
 from torch import Tensor
 
 from spatia_env.cameras import pose_error
+from spatia_env.errors import WorldFormatError
 from spatia_env.ledger import Conditions, LedgerRow
 from spatia_env.memory.keyframes import Keyframe, select_references
 from spatia_env.memory.rendering import Render
 from spatia_env.memory.scene import Growth, SceneMemory
+from spatia_env.world_files import check_world
+from spatia_env.world_tools import Edits, WorldEdits, WorldQueries
 
 KEYFRAME_STRIDE = 4
 """Every 4th frame of a clip is kept as a keyframe (the release keeps every 4th as a candidate)."""
@@ -46,6 +49,8 @@ class WorldState:
     conditions: Conditions = ()
     ground: float | None = None
     ledger: tuple[LedgerRow, ...] = ()
+    edits: Edits = field(default_factory=Edits)
+    drift: Tensor = field(default_factory=lambda: torch.eye(4))
 
     def step_seed(self) -> int:
         """Seed of the next step's noise: it follows from the state, so snapshots and forks repeat exactly."""
@@ -73,6 +78,16 @@ class World:
     def c2w(self) -> Tensor:
         """Pose [4, 4] of the last frame."""
         return self.state.c2w
+
+    @property
+    def edit(self) -> WorldEdits:
+        """Edits: `world.edit.remove(region)`, `move`, `rotate`, `insert`, `recolor`, `freeze`, `undo`, `redo`."""
+        return WorldEdits(self)
+
+    @property
+    def query(self) -> WorldQueries:
+        """Questions: `world.query.raycast()`, `visible`, `occupied`, `path`, `frontier`, `nearest_unseen`."""
+        return WorldQueries(self)
 
     def render(self, path: Tensor) -> Render:
         """What the map looks like along `path` [T, 4, 4] (c2w)."""
@@ -151,7 +166,11 @@ class World:
         """
         from spatia_env.memory.storage import load_bundle
 
-        return cls(_from_bundle(load_bundle(path)))
+        bundle = load_bundle(path)
+        try:
+            return cls(_from_bundle(bundle))
+        except WorldFormatError as error:
+            raise WorldFormatError(f"{str(path)!r}: {error}") from error
 
     def export(self, path: str | Path) -> None:
         """Write `*.ply`, or into a folder PLY, COLMAP text model, transforms.json and keyframe pictures."""
@@ -180,6 +199,7 @@ def _to_bundle(state: WorldState) -> Any:
         "K": state.K.numpy(),
         "preceding_frames": state.preceding_frames.numpy(),
         "depth": state.depth.numpy(),
+        "drift": state.drift.numpy(),
     }
     meta = {
         "size": list(state.size),
@@ -195,7 +215,10 @@ def _to_bundle(state: WorldState) -> Any:
 
 
 def _from_bundle(bundle: Any) -> WorldState:
-    arrays = {name: torch.from_numpy(np.array(value)) for name, value in bundle.arrays.items()}
+    check_world(bundle)
+    arrays: dict[str, Any] = {
+        name: torch.from_numpy(np.array(value)) for name, value in bundle.arrays.items()
+    }
     meta = bundle.meta
     return WorldState(
         memory=bundle.memory,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spatia_env.checks import as_real_array
+from spatia_env.checks import as_real_array, as_real_number
 from spatia_env.errors import EditError, WorldTooLargeError
 from spatia_env.memory.scene import SceneMemory
 from spatia_env.poses import rigid_problem
@@ -92,7 +92,7 @@ class PointCloud:
     def moved(self, c2w: np.ndarray, scale: float = 1.0) -> "PointCloud":
         """The cloud scaled about its origin, then moved by the rigid `c2w` [4, 4] (cloud to world)."""
         c2w = as_transform(c2w)
-        if not (np.isfinite(scale) and scale > 0):
+        if not 0 < as_real_number(scale, "scale", EditError) < 1e6:
             raise EditError(f"scale={scale!r}: use a positive number.")
         position = (self.position.astype(np.float64) * scale) @ c2w[:3, :3].T + c2w[:3, 3]
         radius = (self.radius * scale).astype(np.float32)
@@ -139,7 +139,7 @@ def _check_mesh(
         raise EditError(f"faces: indices must lie between 0 and {len(vertices) - 1}.")
     if colours.shape != vertices.shape or colours.dtype != np.uint8:
         raise EditError("colours: expected uint8, one RGB for each vertex.")
-    if not (np.isfinite(spacing) and spacing > 0):
+    if as_real_number(spacing, "spacing", EditError) <= 0:
         raise EditError(f"spacing={spacing!r}: use a positive number of metres.")
     return vertices, faces, colours
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from spatia_env.cameras import check_intrinsics
+from spatia_env.checks import as_real_number
 from spatia_env.errors import ActionError
 from spatia_env.memory.keyframes import Keyframe
 from spatia_env.memory.lookup import keys_in_box
@@ -90,6 +91,9 @@ def seen_space(
         ActionError: If there are no keyframes, or the numbers are not positive.
     """
     check_intrinsics(K, "K")
+    cell, max_range = (
+        as_real_number(v, n, ActionError) for v, n in ((cell, "cell"), (max_range, "max_range"))
+    )
     if not keyframes:
         raise ActionError("there are no keyframes yet; reset or step first.")
     if not (0.02 <= cell <= 10 and 0 < max_range <= 100 and max_range / cell <= 200):
@@ -167,6 +171,7 @@ def find_path(
         ActionError: Numbers that are not finite or positive.
     """
     a, b = as_vector(start, "start"), as_vector(end, "end")
+    radius, step = (as_real_number(v, n, ActionError) for v, n in ((radius, "radius"), (step, "step")))
     if not (0 <= radius <= 10 and 0.01 <= step <= 10):
         raise ActionError(f"radius={radius!r}, step={step!r}: use metres.")
     if free_distance(memory, a, b, radius) >= np.linalg.norm(b - a) - 1e-9:

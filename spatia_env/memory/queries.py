@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from spatia_env.cameras import check_intrinsics, check_rigid
-from spatia_env.checks import as_real_array
+from spatia_env.checks import as_real_array, as_real_number
 from spatia_env.errors import ActionError
 from spatia_env.memory import blocks as blk
 from spatia_env.memory.lookup import gather, keys_along, keys_in_box
@@ -195,8 +195,9 @@ def _largest_ball(memory: SceneMemory) -> float:
 
 
 def _positive(value: float, name: str, zero: bool = False) -> float:
-    if not np.isfinite(value) or value < 0 or (value == 0 and not zero) or value > 1e5:
+    number = as_real_number(value, name, ActionError)
+    if number < 0 or (number == 0 and not zero) or number > 1e5:
         raise ActionError(
             f"{name}={value!r}: use a {'non-negative' if zero else 'positive'} number of metres."
         )
-    return float(value)
+    return number

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from spatia_env.cameras import check_intrinsics, check_rigid
-from spatia_env.checks import as_real_array
+from spatia_env.checks import as_real_array, as_real_number
 from spatia_env.errors import EditError, PoseError
 from spatia_env.memory.lookup import gather, keys_in_box
 from spatia_env.memory.rendering import surface_tolerance
@@ -154,7 +154,7 @@ class Click:
         if not (0 <= u < width and 0 <= v < height):
             raise EditError(f"pixel=({u:g}, {v:g}) is outside the {width}x{height} picture.")
         for name in ("colour_tolerance", "max_radius"):
-            if not (np.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+            if as_real_number(getattr(self, name), name, EditError) <= 0:
                 raise EditError(f"{name}={getattr(self, name)!r}: use a positive number.")
 
     def select(self, memory: SceneMemory) -> Selection:
