@@ -5,7 +5,7 @@ is all that worlds share, so it is what is batched, in one process, between proc
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -53,6 +53,7 @@ class Pending:
     view: Render | None = None
     references: Tensor | None = None
     scores: tuple[float, ...] = ()
+    blocked: dict[str, Any] = field(default_factory=dict)
 
 
 @torch.inference_mode()
