@@ -28,6 +28,7 @@ from spatia_env.slam.tracking import TrackResult, track
 from spatia_env.stopwatch import Stopwatch
 from spatia_env.tasks import TaskContext, make_task
 from spatia_env.world import World, WorldState
+from spatia_env.world_tools import halted
 
 STILL_TWIST = 1e-6
 """Metres and radians below which a move counts as standing still."""
@@ -80,6 +81,8 @@ class SpatiaEnv(gym.Env):
         rows), or "off" (our geometry, commanded poses).
     task: "none", "explore", "image_goal", "return_home" or "find"; `task_options` are its fields.
     voxel, max_points, on_full: See `memory.scene.SceneMemory`.
+    block_collisions: Stop a move where the camera would come within 15 cm of a surface of the map; it goes on
+        turning. `info["blocked"]` tells frame, position and distance, and is empty where nothing was in the way.
     render_only: Show the map's render with its holes instead of a generated clip (a bench row).
     debug: Adds `info["debug"]`: control images, retrieved references and scores.
     timings: Adds `info["seconds"]` per stage.
@@ -106,6 +109,7 @@ class SpatiaEnv(gym.Env):
         voxel: float = 0.01,
         max_points: int = 5_000_000,
         on_full: Literal["evict", "error"] = "evict",
+        block_collisions: bool = False,
         render_only: bool = False,
         judge: bool = False,
         debug: bool = False,
@@ -136,7 +140,7 @@ class SpatiaEnv(gym.Env):
         self._world: World | None = None
         self._frames: list[np.ndarray] = []
         self.judge: SimJudge | None = None
-        self._judges = judge
+        self._judges, self.block_collisions = judge, block_collisions
         self._closed = False
 
     def step(self, action: Any) -> Step:
@@ -163,19 +167,20 @@ class SpatiaEnv(gym.Env):
         """
         watch, world, state = Stopwatch(), self.world, self.world.state
         path, event = self._decode(action)
+        path, blocked = self._halted(path)
         if self._stands_still(path, event):
-            return Pending(watch, path)
+            return Pending(watch, path, blocked=blocked)
         heard = listen(event, state.step + 1, state.prompt, state.conditions)
         view = watch("render", world.render, path)
         references, scores = watch("retrieve", world.retrieve, path, view, self.num_references)
-        return Pending(watch, path, event, heard, view, references, tuple(scores))
+        return Pending(watch, path, event, heard, view, references, tuple(scores), blocked)
 
     def finish(self, pending: Pending, frames: Tensor | None = None) -> Step:
         """Understand and remember the clip u8 [T, H, W, 3] of a prepared step, and return what `step` returns."""
         watch, world, before, path = pending.watch, self.world, self.world.state, pending.path
         view, heard = pending.view, pending.heard
         if view is None or heard is None or frames is None:
-            return self._stay(path, watch)
+            return self._with_blocked(pending, self._stay(path, watch))
         geometry = watch("geometry", self._understand, frames, path, view)
         tracked = watch("track", self._track, frames, geometry, path, view)
         after, growth = watch(
@@ -195,7 +200,7 @@ class SpatiaEnv(gym.Env):
             info["debug"] = contract.intermediates(
                 view, pending.references, list(pending.scores), heard.text, geometry
             )
-        return self._finish(observation, growth, info, watch, tracked)
+        return self._with_blocked(pending, self._finish(observation, growth, info, watch, tracked))
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -269,7 +274,7 @@ class SpatiaEnv(gym.Env):
 
         Milliseconds; the state is untouched. Raises as `step` does.
         """
-        path, _ = self._decode(action)
+        path, _ = self._halted(self._decode(action)[0])
         view = self.world.render(path)
         seen = contract.observe(torch.from_numpy(contract.to_bytes(view.rgb)), view.depth, path, view.known)
         return {"scene_render": seen.pop("frames"), **seen}
@@ -290,6 +295,16 @@ class SpatiaEnv(gym.Env):
     def close(self) -> None:
         """Let go of the world; a second call does nothing."""
         self._world, self._closed, self.judge = None, True, None
+
+    def _halted(self, path: Tensor) -> tuple[Tensor, dict[str, Any]]:
+        if not self.block_collisions:
+            return path, {}
+        return halted(self.world.memory, self.world.c2w, path)
+
+    def _with_blocked(self, pending: Pending, step: Step) -> Step:
+        if self.block_collisions:
+            step[4]["blocked"] = dict(pending.blocked)
+        return step
 
     def _decode(self, action: Any) -> tuple[Tensor, str]:
         motion, event = actions.decode_action(action, self.kind, self.shape.num_frames, *self.limits)
