@@ -134,7 +134,7 @@ class RecordClips(gym.Wrapper, RecordConstructorArgs):
 
     Files are `{prefix}-{episode:04d}.mp4` and `.npz`; episodes are numbered on from what the folder holds,
     nothing is overwritten. The npz holds `pose` f32 [N, 4, 4], `depth` f16 [N, H, W] metres, `known` bool [N,
-    H, W], `reward` [steps] and `actions`, one JSON text a step.
+    H, W], `reward` [steps] and `actions`, one JSON text a step; of a `SpatiaEnv` also `K` f32 [3, 3] in pixels.
 
     Args:
         env: The environment.
@@ -224,6 +224,7 @@ class RecordClips(gym.Wrapper, RecordConstructorArgs):
         part = path.with_name(f".{path.stem}.{os.getpid()}.part.npz")
         np.savez_compressed(
             part,
+            **_intrinsics_of(self.env),  # type: ignore[arg-type]
             pose=np.concatenate(rows["pose"]),
             depth=np.concatenate(rows["depth"]),
             known=np.concatenate(rows["known"]),
@@ -265,6 +266,12 @@ def _clip_spaces(env: gym.Env, wrapper: str) -> Any:
     if not _observes_clips(env):
         raise ActionError(f"{wrapper}: needs the observation Dict(frames, depth, pose, known) of Spatia-v0.")
     return env.observation_space
+
+
+def _intrinsics_of(env: gym.Env) -> dict[str, np.ndarray]:
+    """`{"K": [3, 3]}` where the environment beneath has a world with a camera, which `export-html` needs."""
+    K = getattr(getattr(getattr(env.unwrapped, "world", None), "state", None), "K", None)
+    return {} if K is None else {"K": np.asarray(K, dtype=np.float32)}
 
 
 def _check_camera_action(env: gym.Env, wrapper: str) -> None:
