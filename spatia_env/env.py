@@ -6,6 +6,7 @@ are loaded by name and do the work; this file keeps the order of things.
 
 import copy
 import dataclasses
+from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -19,12 +20,14 @@ from spatia_env.cameras import orthonormalise, path_from_twist
 from spatia_env.errors import ActionError, ClosedEnvError, SpatiaError
 from spatia_env.judges import SimJudge, frontier_distance
 from spatia_env.ledger import listen
+from spatia_env.localisation import Located, locate
 from spatia_env.memory.rendering import Render
 from spatia_env.memory.scene import Growth, SceneMemory
 from spatia_env.model.checkpoints import load_checkpoint
-from spatia_env.openings import load_geometry, open_world
+from spatia_env.openings import load_geometry, open_saved, open_world
 from spatia_env.slam.geometry import Geometry, GeometryEstimator, static_weight
-from spatia_env.slam.tracking import TrackResult, track
+from spatia_env.slam.tracking import TrackResult
+from spatia_env.starts import open_oracle
 from spatia_env.stopwatch import Stopwatch
 from spatia_env.tasks import TaskContext, make_task
 from spatia_env.world import World, WorldState
@@ -140,6 +143,7 @@ class SpatiaEnv(gym.Env):
         self._world: World | None = None
         self._frames: list[np.ndarray] = []
         self.judge: SimJudge | None = None
+        self.scene: int | str | None = None
         self._judges, self.block_collisions = judge, block_collisions
         self._closed = False
 
@@ -181,10 +185,11 @@ class SpatiaEnv(gym.Env):
         view, heard = pending.view, pending.heard
         if view is None or heard is None or frames is None:
             return self._with_blocked(pending, self._stay(path, watch))
-        geometry = watch("geometry", self._understand, frames, path, view)
-        tracked = watch("track", self._track, frames, geometry, path, view)
+        located = self._locate(frames, path, view, watch)
+        geometry, tracked = located.geometry, located.tracked
+        remember = World(located.state, world.remembers).remember
         after, growth = watch(
-            "remember", world.remember, frames, geometry.depth, static_weight(geometry), tracked.c2w, view,
+            "remember", remember, frames, geometry.depth, static_weight(geometry), tracked.c2w, located.view,
             write=not (before.conditions or heard.conditions),
         )  # fmt: skip
 
@@ -236,6 +241,7 @@ class SpatiaEnv(gym.Env):
             self._world, self.judge, self.task = kept
             raise
         self.estimator, self._frames = estimator, list(observation["frames"].copy())
+        self.scene = options.get("scene")
         if self.task.goal:
             info["goal"] = self.task.goal
         return observation, info
@@ -253,6 +259,22 @@ class SpatiaEnv(gym.Env):
         if self._world is None:
             raise ActionError("no world is open; call reset() first.")
         return self._world
+
+    def open_saved(self, path: str | Path, scene: int | str | None = None) -> None:
+        """Take up a saved world without beginning an episode: no task is reset, nothing is drawn.
+
+        Args:
+            path: What `world.save` wrote.
+            scene: The simulated scene it began in, for the judge and `slam="simulator"`.
+
+        Raises:
+            WorldFormatError, WorldCorruptError, WorldIOError: As the file is bad.
+        """
+        state = open_saved({"world": path}, self.size)
+        self.scene, self._world = scene, World(state, self.remembers)
+        self.estimator = open_oracle(scene, self.size) if self.slam == "simulator" else self._network
+        self.judge = self._open_judge({} if scene is None else {"scene": scene})
+        self._frames = list(self._standing(state.c2w.expand(self.shape.num_frames, 4, 4))["frames"].copy())
 
     def snapshot(self) -> WorldState:
         """The world as it is now, to return to with `restore`; O(1)."""
@@ -329,11 +351,16 @@ class SpatiaEnv(gym.Env):
         state = self.world.state
         return self.estimator(rgb, path, state.K, view.rgb, view.depth, view.known, state.ground)
 
-    def _track(self, frames: Tensor, geometry: Geometry, path: Tensor, view: Render) -> TrackResult:
-        if self.slam == "off" or not self.remembers:
-            return contract.unchanged(path)
-        still = (geometry.dynamic <= 0.5).float()
-        return track(contract.to_floats(frames), geometry.depth, path, self.world.state.K, view, still)
+    def _locate(self, frames: Tensor, path: Tensor, view: Render, watch: Stopwatch) -> Located:
+        """SLAM of the clip; its seconds are those of the geometry network and of all the rest."""
+        follow = self.slam != "off" and self.remembers
+        network = self.estimator is self._network
+
+        def understand(_: Tensor, poses: Tensor, seen: Render) -> Geometry:
+            return watch("geometry", self._understand, frames, poses, seen)
+
+        rgb = contract.to_floats(frames)
+        return watch("slam", locate, self.world.state, rgb, path, view, understand, follow, network)
 
     def _stands_still(self, path: Tensor, event: str) -> bool:
         """A zero move with no event while nothing moves leaves the world as it is: there is nothing to imagine."""
