@@ -90,8 +90,8 @@ def test_a_step_makes_72_frames_from_the_picture_and_then_from_nine(folder, monk
         observation, *_, info = env.step(action)
         assert observation in env.observation_space and observation["frames"].shape == (72, HEIGHT, WIDTH, 3)
         frames.append(observation["frames"])
-    # 1 + 72 without references and LoRA, then 9 + 72 with both.
-    assert seen == [(1, None, 73, ()), (9, 7, 81, ("autoregressive",))]
+    # 1 + 72 without references and LoRA, then 9 + 72 with both; the only picture before the last clip is the first.
+    assert seen == [(1, None, 73, ()), (9, 1, 81, ("autoregressive",))]
     assert info["memory"]["points"] > 0 and not np.array_equal(*frames)
     env.close()
 
