@@ -56,7 +56,6 @@ class Pending:
     blocked: dict[str, Any] = field(default_factory=dict)
 
 
-@torch.inference_mode()
 def generate_clips(pipeline: Any, requests: Sequence[ClipRequest]) -> list[Tensor]:
     """The clips u8 [T, H, W, 3] of some requests, one model call for all that have equal shapes.
 
@@ -83,8 +82,8 @@ def _call(pipeline: Any, requests: Sequence[ClipRequest]) -> list[Tensor]:
         torch.stack([_to_video(request.preceding) for request in requests]),
         generators[0] if len(generators) == 1 else generators,
     )
-    # A copy that is no inference tensor: worlds keep frames and write them into maps.
-    return [torch.from_numpy(_to_bytes(clip).numpy().copy()) for clip in video]
+    # Outside of the pipeline's inference mode: worlds keep these frames, and hash them by their version.
+    return [_to_bytes(clip) for clip in video]
 
 
 def _to_video(frames: Tensor) -> Tensor:

@@ -31,6 +31,8 @@ COMMANDS: dict[str, Command] = {
     "rollout": Command("spatia_env.rollout", "follow the cameras and prompts of a case folder"),
     "view": Command("spatia_env.viewer.cli", "walk, speak, edit and fork a world in the browser"),
     "export-html": Command("spatia_env.export_html", "one page of an episode that opens from disk"),
+    "record": Command("spatia_env.record", "play episodes and write them down: film, JSON, Minari, WebDataset"),
+    "replay": Command("spatia_env.replay", "play a recorded episode again; names the first step that differs"),
     "train": Command("spatia_env.train.cli", "train the parts of the embedded checkpoint from their seeds"),
     "bench": Command("spatia_env.bench.cli", "measure against ground truth; writes results.json and tables"),
     "convert": Command("spatia_env.convert", "turn the officially released weights into one folder"),

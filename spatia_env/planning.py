@@ -46,7 +46,7 @@ def ends(env: Any, cameras: np.ndarray) -> np.ndarray:
 
 def unseen_surface(frames: np.ndarray, depth: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Share of pixels that the map does not know; -1 for views that run into something."""
-    near = np.quantile(np.where(known, depth, np.inf).reshape(len(depth), -1), 0.1, axis=1)
+    near = np.quantile(np.where(known, depth, 1e3).reshape(len(depth), -1), 0.1, axis=1)
     return np.where(near < NEAREST, -1.0, 1 - known.reshape(len(known), -1).mean(1))
 
 
@@ -193,3 +193,39 @@ def _rotation_vector(rotation: np.ndarray) -> np.ndarray:
         axis = np.sqrt(np.maximum((np.diag(rotation) + 1) / 2, 0))
         return axis * angle if angle > 1 else np.zeros(3)
     return skew / (2 * sin) * angle
+
+
+def play(
+    env: Any,
+    act: Callable[[Any, dict[str, Any], int], Any],
+    steps: int,
+    seed: int = 0,
+    options: dict | None = None,
+) -> dict[str, Any]:
+    """Play one episode of at most `steps` steps.
+
+    Args:
+        env: An environment with the actions of `Spatia-v0`.
+        act: From the unwrapped environment, `info["goal"]` and the number of steps taken to a camera action [6].
+        steps: Limit.
+        seed: Of the reset.
+        options: Of the reset.
+
+    Returns:
+        `return`, `clips`, `success`, and where they are known `spl`, `coverage` (true m^2 seen) and
+        `coverage_per_clip` (gained).
+    """
+    _, info = env.reset(seed=seed, options=options)
+    goal, total, clips, ended, before = info.get("goal", {}), 0.0, 0, False, None
+    while clips < steps and not ended:
+        _, reward, terminated, truncated, info = env.step(as_action(act(env.unwrapped, goal, clips)))
+        total, clips, ended = total + float(reward), clips + 1, terminated or truncated
+        if before is None and "oracle" in info:
+            before = info["oracle"]["coverage"] - info["oracle"]["new_coverage"]
+    result = {"return": round(total, 4), "clips": clips, "success": info["is_success"]}
+    if "spl" in info:
+        result["spl"] = round(info["spl"], 4)
+    if before is not None:
+        seen = info["oracle"]["coverage"]
+        result |= {"coverage": round(seen, 2), "coverage_per_clip": round((seen - before) / clips, 3)}
+    return result

@@ -1,0 +1,59 @@
+"""Random actions: what every other agent is compared with.
+
+python agents/random_walk.py --scene 10100 --steps 10
+python agents/random_walk.py --world spatia_env:SpatiaSim-v0     # the same in the true simulator
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import tyro
+
+from spatia_env.planning import REACH, play
+
+
+@dataclass(frozen=True)
+class Args:
+    """Where to act, and for how long."""
+
+    world: str = "spatia_env:Spatia-v0"
+    """Id of the environment; "spatia_env:SpatiaSim-v0" is the true simulator."""
+    task: str = "explore"
+    """Task: explore, image_goal, return_home or find."""
+    scene: int = 10100
+    """Seed of the scene."""
+    steps: int = 10
+    """Clips."""
+    size: tuple[int, int] = (64, 64)
+    """Height and width of the frames, pixels."""
+    model: str = "spatia-tiny"
+    """Checkpoint."""
+    seed: int = 0
+    """Of the agent."""
+
+
+class RandomWalk:
+    """Level random motion."""
+
+    def __init__(self, args: Args) -> None:
+        self.np_random = np.random.default_rng(args.seed)
+
+    def __call__(self, env: Any, goal: dict[str, Any], step: int) -> np.ndarray:
+        """A camera action [6]."""
+        return self.np_random.uniform(-1, 1, 6) * REACH
+
+
+def main(args: Args) -> dict[str, Any]:
+    """Play one episode and return its result."""
+    env = gym.make(args.world, task=args.task, size=args.size, model=args.model, judge=True)
+    try:
+        return play(env, RandomWalk(args), args.steps, args.scene, {"scene": args.scene})
+    finally:
+        env.close()
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(tyro.cli(Args))))
