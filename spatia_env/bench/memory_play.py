@@ -174,6 +174,8 @@ class ReplayEnv(SpatiaEnv):
         self.empty_memory = replace(self.empty_memory, carve=row.carve)
         self._episode: Episode | None = None
         self._clip = 0
+        self.geometry: Geometry | None = None
+        """What was made of the last clip."""
 
     def start(self, episode: Episode, depth: bool = True) -> None:
         """Open the episode's scene, with the first picture's depth or without."""
@@ -200,8 +202,10 @@ class ReplayEnv(SpatiaEnv):
             return self._understand(frames, poses, seen)
 
         planes = self.row.planes and not self.row.oracle
-        follow = self.slam != "off"
-        return locate(self.world.state, contract.to_floats(frames), path, view, understand, follow, planes)
+        state, rgb = self.world.state, contract.to_floats(frames)
+        located = locate(state, rgb, path, view, understand, self.slam != "off", planes)
+        self.geometry = located.geometry
+        return located
 
     def _imagine(self, text: str, view: Render, references: Tensor) -> Tensor:
         assert self._episode is not None

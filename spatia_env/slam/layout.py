@@ -42,6 +42,9 @@ WALL_COST = 15.0
 """A new wall must explain the picture better by this much."""
 BIAS_COST = 10.0
 """Cost of a wall whose estimate is off as a whole by `SPREAD`."""
+COLOUR, COLOUR_UNKNOWN = 0.2, 0.25
+"""Weight of a colour's log likeness to the known part of a plane, and the cost of what has no known part."""
+COLOUR_BINS, LEAST_COLOURS = 12, 40
 CONTRAST = 0.05
 """Difference of colours in [0, 1] that makes an edge."""
 LEAST_CONTRAST = 0.08
@@ -49,6 +52,10 @@ SPREAD, OFFSETS = 0.24, 13
 """New walls are tried within this share of their distance, at so many offsets; then once more, finer."""
 LEAST_NEW = 0.01
 """Share of a frame that must be new before labels are looked for."""
+LEAST_WALL = 0.06
+"""Share of a frame that must be new before a new wall is: a strip does not tell how far a wall is. What no plane
+explains is left to a later view then.
+"""
 CONFIDENCE = 0.9
 """Confidence of a depth on a plane."""
 
@@ -106,6 +113,8 @@ def continue_planes(
     # What stands on a plane that was put right moves with it.
     follows = fill(factor, snapped | known)
     depth = torch.where(left & (follows.abs() < 0.3), geometry.depth * follows.exp(), depth)
+    if float(share.max()) < LEAST_WALL:
+        confidence = torch.where(left, 0.0, confidence)
     return dataclasses.replace(geometry, depth=depth, confidence=confidence)
 
 
@@ -125,26 +134,22 @@ def _at_half(geometry: Geometry, rgb: Tensor, c2w: Tensor, K: Tensor, known: Ten
 
 def _label(frame: _Frame, planes: list[Plane]) -> tuple[Tensor, list[Plane]]:
     """Labels [h, w] (-1 = as estimated) into the list of planes that is returned with them."""
-    families = _new_walls(frame, planes)
+    enough = float((~frame.known).float().mean()) >= LEAST_WALL
+    families = _new_walls(frame, planes) if enough else []
     if not planes and not families:
         return torch.full(frame.z.shape, -1), []
-    walls = [_Wall(family[len(family) // 2], family[len(family) // 2]) for family in families]
-    for number, family in enumerate(families):
-        peak, steps = walls[number].estimate, family
+    walls: list[_Wall] = []
+    least = float(_match(frame, planes, [[]])[1][0]) - WALL_COST
+    for family in families:  # at most one begins in a frame: of several, some explain errors of the estimate
+        steps, tried, best, cost = family, [], 0, torch.zeros(1)
         for _ in range(2):  # coarse, then fine
-            tried = [_Wall(peak, plane) for plane in steps]
-            settings = [walls[:number] + [wall] + walls[number + 1 :] for wall in tried]
-            _, cost = _match(frame, planes, settings)
-            bias = torch.tensor([_log_distance(wall.plane, peak, frame) for wall in tried])
-            best = int((cost + BIAS_COST * (bias / SPREAD).square()).argmin())
-            walls[number] = tried[best]
+            tried = [_Wall(family[len(family) // 2], plane) for plane in steps]
+            bias = torch.tensor([_log_distance(wall.plane, wall.estimate, frame) for wall in tried])
+            cost = _match(frame, planes, [[wall] for wall in tried])[1] + BIAS_COST * (bias / SPREAD).square()
+            best = int(cost.argmin())
             steps = _finer(family, steps[best], frame)
-    for wall in list(walls):
-        without = [other for other in walls if other is not wall]
-        _, cost = _match(frame, planes, [walls])
-        _, less = _match(frame, planes, [without])
-        if float(less[0] - cost[0]) < WALL_COST:
-            walls = without
+        if float(cost[best]) < least:
+            walls, least = [tried[best]], float(cost[best])
     labels, _ = _match(frame, planes, [walls])
     return labels[0], planes + [wall.plane for wall in walls]
 
@@ -167,7 +172,7 @@ def _new_walls(frame: _Frame, planes: list[Plane]) -> list[list[Plane]]:
     if not headings:
         return []
     heading = headings[0]
-    families = []
+    families: list[tuple[int, list[Plane]]] = []
     origin = frame.origin.double().numpy()
     for normal in (np.array([*heading, 0.0]), np.array([-heading[1], heading[0], 0.0])):
         offsets = fresh @ normal - origin @ normal
@@ -182,8 +187,8 @@ def _new_walls(frame: _Frame, planes: list[Plane]) -> list[list[Plane]]:
             if any(_is_near(plane, normal, sign * middle, origin) for plane in planes):
                 continue  # a wall of the map goes on here
             steps = middle * np.exp(np.linspace(-SPREAD, SPREAD, OFFSETS))
-            families.append([Plane(normal, float(sign * s + origin @ normal)) for s in steps])
-    return families
+            families.append((len(side), [Plane(normal, float(sign * s + origin @ normal)) for s in steps]))
+    return [family for _, family in sorted(families, key=lambda pair: -pair[0])]
 
 
 def _is_near(plane: Plane, normal: np.ndarray, distance: float, origin: np.ndarray) -> bool:
@@ -217,6 +222,13 @@ def _match(frame: _Frame, planes: list[Plane], settings: list[list[_Wall]]) -> t
     unary = ((compared - log_z[..., :1]).abs() / sigma).clamp_max(MOST_COST)
     unary[..., 0] = torch.where(frame.known, AS_IS, AS_IS_NEW)[:, None]
     unary = torch.where(frame.known[:, None, :, None], unary, NEW_WEIGHT * unary)
+    colour = _colour_cost(frame, planes)
+    # What has no known part may look like any wall that has, or like nothing seen so far.
+    walls = [number for number, plane in enumerate(planes) if plane.upright]
+    unknown = torch.cat([colour[..., walls], torch.full_like(frame.z[..., None], COLOUR_UNKNOWN)], -1).amin(-1)
+    unary[..., 1 : 1 + len(planes)] += colour[:, None]
+    unary[..., 0] += unknown[:, None]
+    unary[..., 1 + len(planes) :] += unknown[:, None, :, None]
     total = torch.zeros_like(unary)
     for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
         for sign in (1, -1):
@@ -225,6 +237,25 @@ def _match(frame: _Frame, planes: list[Plane], settings: list[list[_Wall]]) -> t
     cost = unary.gather(-1, labels).sum((0, 2, 3)) + _change_cost(labels, log_z, frame.rgb)
     swapped = (labels.transpose(0, 2), log_z.transpose(0, 2), frame.rgb.transpose(0, 1))
     return labels[..., 0].transpose(0, 1) - 1, cost + _change_cost(*swapped)
+
+
+def _colour_cost(frame: _Frame, planes: list[Plane]) -> Tensor:
+    """How unlike a plane's known part each pixel's colour is: costs [h, w, P], 0 for new pixels' best likeness."""
+    bins = (frame.rgb * COLOUR_BINS).long().clamp(0, COLOUR_BINS - 1)
+    index = (bins[..., 0] * COLOUR_BINS + bins[..., 1]) * COLOUR_BINS + bins[..., 2]
+    log_z = _log_depths(frame, planes)
+    costs = []
+    for number in range(1, 1 + len(planes)):
+        on = frame.known & ((log_z[..., number] - log_z[..., 0]).abs() < SIGMA_KNOWN)
+        if int(on.sum()) < LEAST_COLOURS:
+            costs.append(torch.zeros(index.shape))
+            continue
+        counts = torch.bincount(index[on], minlength=COLOUR_BINS**3).float().view(1, 1, *[COLOUR_BINS] * 3)
+        smooth = F.avg_pool3d(counts, 3, 1, 1).flatten()
+        likeness = smooth[index] / smooth.max()
+        costs.append(-(likeness + 0.02).log().clamp_max(0) * COLOUR)
+    stacked = torch.stack(costs, -1) if costs else frame.rgb.new_zeros(*index.shape, 0)
+    return torch.where(frame.known[..., None], 0.5 * stacked, stacked)
 
 
 def _log_depths(frame: _Frame, planes: list[Plane]) -> Tensor:
