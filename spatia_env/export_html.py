@@ -133,7 +133,7 @@ def _of_world(path: Path) -> Episode:
     steps = np.array([keyframe.step for keyframe in state.keyframes])
     events = []
     for row in state.ledger:
-        frame = int(min(np.searchsorted(steps, row.step), len(steps) - 1))
+        frame = min(int(np.searchsorted(steps, row.step)), len(steps) - 1)
         events.append(Happening(frame, row.text, _ahead_of(poses[frame])))
     frames = np.stack([keyframe.frame.numpy() for keyframe in state.keyframes])
     title = state.prompt or path.stem

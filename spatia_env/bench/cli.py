@@ -1,4 +1,4 @@
-"""`spatia bench core | smoke | memory | cost`: measure, write results.json and print the table."""
+"""`spatia bench core | smoke | memory | viewer | cost`: measure, write results.json and print the table."""
 
 import tyro
 
@@ -13,10 +13,18 @@ def main(argv: list[str]) -> int:
         from spatia_env.bench.memory_bench import main as bench_memory
 
         return bench_memory(argv[1:])
+    if argv[:1] == ["viewer"]:
+        from spatia_env.bench.viewer_bench import main as bench_viewer
+
+        return bench_viewer(argv[1:])
     if argv[:1] == ["cost"]:
         from spatia_env.model.cost_bench import main as bench_cost
 
         return bench_cost(argv[1:])
+    if argv[:1] == ["ray"]:
+        from spatia_env.bench.ray_kills import main as bench_ray
+
+        return bench_ray(argv[1:])
     if argv[:1] == ["policy"]:
         from spatia_env.bench.policy import main as bench_policy
 

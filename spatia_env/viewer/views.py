@@ -42,6 +42,7 @@ class View:
         picture: The widget that shows the preview.
         previews: How many have been sent.
         placed: When the program put it somewhere; until the browser says that it is there, what it says is old.
+        reported: Where the browser last said that it is.
     """
 
     client: Any
@@ -51,6 +52,7 @@ class View:
     picture: Any = None
     previews: int = 0
     placed: float = 0.0
+    reported: Tensor | None = None
 
 
 class Views:
@@ -119,7 +121,10 @@ class Views:
     def go_to_walker(self, view: View) -> None:
         """Put a client's camera where the walker is."""
         c2w = self._session.now.state.c2w.double().numpy()
-        view.c2w, view.moved, view.placed = torch.from_numpy(c2w).float(), 0.0, time.monotonic()
+        view.c2w, view.moved = torch.from_numpy(c2w).float(), 0.0
+        # A browser that is there already has nothing to say about it.
+        is_there = view.reported is not None and _near(view.reported, view.c2w)
+        view.placed = 0.0 if is_there else time.monotonic()
         _place(view.client, c2w[:3, 3], c2w[:3, 3] + LOOK_AT * c2w[:3, 2])
 
     def go_above(self, view: View) -> None:
@@ -140,6 +145,7 @@ class Views:
         c2w = np.eye(4)
         c2w[:3, :3], c2w[:3, 3] = rotation_of(wxyz), position
         new, now = torch.from_numpy(c2w).float(), time.monotonic()
+        view.reported = new
         if view.placed:
             if not _near(new, view.c2w) and now - view.placed < PLACING_SECONDS:
                 return

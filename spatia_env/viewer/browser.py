@@ -1,0 +1,202 @@
+"""A browser that is driven: for tests, measurements and the pictures of the documentation.
+
+Playwright with the system's Chromium, drawing in software. What a user would do is done by name: tabs, buttons,
+keys; what the screen shows is read back as pixels.
+"""
+
+import io
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spatia_env.errors import DependencyError, ViewerError
+
+FLAGS = (
+    "--no-sandbox",
+    "--use-gl=angle",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+    "--ignore-gpu-blocklist",
+)
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+
+
+def find_chromium() -> str:
+    """The path of an installed Chromium.
+
+    Raises:
+        DependencyError: If there is none, or Playwright is missing.
+    """
+    try:
+        import playwright.sync_api  # noqa: F401
+    except ImportError as cause:
+        raise DependencyError('driving a browser needs playwright: pip install "spatia-env[dev]"') from cause
+    for name in NAMES:
+        path = shutil.which(name)
+        if path:
+            return path
+    raise DependencyError("driving a browser needs Chromium; on Debian: apt-get install chromium")
+
+
+class Browser:
+    """Chromium with one or several pages; use it in a `with` block.
+
+    Attributes:
+        errors: What the pages' scripts raised or logged as errors.
+        requests: URLs that the pages asked for, `data:` and `blob:` aside.
+        received: Bytes that came through the pages' WebSockets.
+    """
+
+    def __init__(self, size: tuple[int, int] = (1440, 860)) -> None:
+        self._size = size
+        self.errors: list[str] = []
+        self.requests: list[str] = []
+        self.received = 0
+
+    def __enter__(self) -> "Browser":
+        from playwright.sync_api import sync_playwright
+
+        path = find_chromium()
+        self._playwright = sync_playwright().start()
+        self._chromium = self._playwright.chromium.launch(executable_path=path, args=list(FLAGS))
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._chromium.close()
+        self._playwright.stop()
+
+    def page(self, url: str) -> "Page":
+        """Open a URL in a page of its own."""
+        width, height = self._size
+        tab = self._chromium.new_page(viewport={"width": width, "height": height}, accept_downloads=True)
+        tab.on("pageerror", lambda error: self.errors.append(str(error)))
+        tab.on("console", lambda line: line.type == "error" and self.errors.append(line.text))
+        tab.on("request", lambda request: self._asked(request.url))
+        tab.on("websocket", self._listen)
+        tab.goto(url)
+        return Page(tab)
+
+    def elsewhere(self, url: str) -> list[str]:
+        """Requests that went anywhere but to the server of a URL."""
+        own = url.split("?", maxsplit=1)[0].rstrip("/")
+        return [asked for asked in self.requests if not asked.startswith((own, own.replace("http", "ws", 1)))]
+
+    def _asked(self, url: str) -> None:
+        if not url.startswith(("data:", "blob:")):
+            self.requests.append(url)
+
+    def _listen(self, socket: Any) -> None:
+        self.requests.append(socket.url)
+        socket.on("framereceived", self._count)
+
+    def _count(self, payload: Any) -> None:
+        self.received += len(payload)
+
+
+class Page:
+    """One page of the playground."""
+
+    def __init__(self, tab: Any) -> None:
+        self.tab = tab
+
+    def wait_for(self, condition: Callable[[], Any], what: str, timeout: float = 120.0) -> Any:
+        """Let the page live until a condition holds; its value.
+
+        Raises:
+            ViewerError: If it does not come to hold in time.
+        """
+        end = time.monotonic() + timeout
+        while time.monotonic() < end:
+            value = condition()
+            if value:
+                return value
+            self.tab.wait_for_timeout(30)
+        raise ViewerError(f"the page did not come to this within {timeout:g} s: {what}")
+
+    def pause(self, seconds: float) -> None:
+        """Let the page live for a while."""
+        self.tab.wait_for_timeout(1000 * seconds)
+
+    def open_tab(self, name: str) -> None:
+        """Open a tab of the panel."""
+        self.tab.get_by_role("tab", name=name, exact=True).click()
+        self.pause(0.3)
+
+    def click(self, name: str) -> None:
+        """Press the button with exactly this name."""
+        self.tab.get_by_role("button", name=name, exact=True).first.click()
+
+    def write(self, label: str, words: str) -> None:
+        """Write into a text field."""
+        self.tab.get_by_label(label, exact=True).fill(words)
+
+    def switch(self, label: str, on: bool = True) -> None:
+        """Set a checkbox."""
+        self.tab.get_by_label(label, exact=True).set_checked(on)
+
+    def choose(self, label: str, option: str) -> None:
+        """Choose from a list."""
+        self.tab.get_by_label(label, exact=True).first.click()
+        self.tab.get_by_role("option", name=option, exact=True).first.click()
+
+    def hold(self, key: str, seconds: float) -> None:
+        """Hold a key while the view has the focus."""
+        self.tab.locator("canvas").first.hover()
+        self.tab.keyboard.down(key)
+        self.pause(seconds)
+        self.tab.keyboard.up(key)
+
+    def click_view(self, across: float, down: float) -> None:
+        """Click into the view, at shares of its visible width and height."""
+        left, top, width, height = self.view_box()
+        self.tab.mouse.click(left + across * width, top + down * height)
+
+    def view_box(self) -> tuple[float, float, float, float]:
+        """Left, top, width and height in pixels of the view between the panels."""
+        box = self.tab.locator("canvas").first.bounding_box()
+        return (box["x"], box["y"], box["width"], box["height"])
+
+    def view(self) -> np.ndarray:
+        """The view u8 [H, W, 3] as it is on the screen."""
+        left, top, width, height = self.view_box()
+        clip = {"x": left, "y": top, "width": width, "height": height}
+        return _pixels(self.tab.screenshot(clip=clip))
+
+    def pictures(self) -> list[np.ndarray]:
+        """The panel's pictures u8 [H, W, 3] as they are on the screen, from the top."""
+        found = self.tab.locator("img")
+        shown = [found.nth(index) for index in range(found.count())]
+        return [_pixels(image.screenshot()) for image in shown if image.is_visible()]
+
+    def shot(self, path: Path) -> None:
+        """Save what is on the screen."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.tab.screenshot(path=str(path))
+
+    def download(self, name: str) -> bytes:
+        """Press a button that downloads a file; its bytes."""
+        with self.tab.expect_download(timeout=120_000) as expected:
+            self.click(name)
+        return Path(expected.value.path()).read_bytes()
+
+    def is_pwned(self) -> bool:
+        """Whether a script that a test smuggled in has run."""
+        return bool(self.tab.evaluate("window.__pwned !== undefined"))
+
+    def close_notice(self) -> None:
+        """Close what viser says about drawing in software."""
+        notice = self.tab.locator(".mantine-Notification-closeButton")
+        if notice.count():
+            notice.first.click()
+            self.pause(0.3)
+
+
+def _pixels(png: bytes) -> np.ndarray:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(png)) as picture:
+        return np.asarray(picture.convert("RGB"))

@@ -1,0 +1,226 @@
+"""The playground in Chromium: what a user does, and what the screen shows.
+
+Skipped, with the reason, where Chromium or Playwright cannot be had. `pytest -m slow tests/test_viewer_browser.py`
+runs all of it; screenshots go to out/viewer.
+"""
+
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from spatia_env.errors import DependencyError
+from spatia_env.viewer.browser import Browser, find_chromium
+from spatia_env.viewer.cli import ViewConfig, open_playground
+
+try:
+    find_chromium()
+    MISSING = ""
+except DependencyError as error:
+    MISSING = str(error)
+
+pytestmark = [
+    pytest.mark.skipif(bool(MISSING), reason=MISSING or "Chromium is here"),
+    pytest.mark.timeout(900),
+]
+SHOTS = Path(__file__).parent.parent / "out" / "viewer"
+HOSTILE = (
+    "<script>window.__pwned=1</script>",
+    '"><img src=x onerror="window.__pwned=1">',
+    "<svg/onload=window.__pwned=1>",
+    "[x](javascript:window.__pwned=1)",
+)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with Browser() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def playground(tmp_path_factory):
+    app, url = open_playground(ViewConfig(port=0, size=(64, 96), worlds=tmp_path_factory.mktemp("worlds")))
+    yield app, url
+    app.close()
+
+
+@pytest.fixture
+def page(browser, playground):
+    app, url = playground
+    before = set(app.server.get_clients())
+    opened = browser.page(url)
+    new = opened.wait_for(lambda: set(app.server.get_clients()) - before, "the client is connected")
+    opened.client_id = next(iter(new))
+    opened.wait_for(lambda: app.stage.settle(0.1), "the cloud has been sent")
+    yield opened
+    opened.tab.close()
+
+
+def idle(page, app) -> None:
+    page.wait_for(lambda: not app.session.queue.pending(), "nothing waits")
+
+
+def colours_of(picture: np.ndarray) -> int:
+    return len(np.unique(picture[::4, ::4].reshape(-1, 3) // 16, axis=0))
+
+
+def test_the_page_connects_and_shows_the_cloud_and_the_picture(browser, playground, page):
+    app, url = playground
+    page.wait_for(lambda: colours_of(page.view()) > 25, "the view shows the cloud")
+    pictures = page.wait_for(page.pictures, "the clip is shown")
+    wanted = app.session.now.clip.frames[-1].mean((0, 1))
+    np.testing.assert_allclose(pictures[0][:-26].mean((0, 1)), wanted, atol=12)
+    page.shot(SHOTS / "start.png")
+    assert browser.elsewhere(url) == [] and not [e for e in browser.errors if "Content Security" in e]
+
+
+@pytest.mark.slow
+def test_walk_by_button_and_by_key(playground, page):
+    app, _ = playground
+    idle(page, app)
+    count, before = len(app.session.timeline), page.view()
+    page.click("turn left")
+    page.wait_for(lambda: len(app.session.timeline) == count + 1, "a clip")
+    assert app.session.now.caption == "turn left"
+    page.wait_for(lambda: np.abs(page.view().astype(int) - before).mean() > 5, "the view has turned")
+    view = app.views[page.client_id]
+    page.wait_for(lambda: not view.placed, "the browser's camera is where it was put")
+    previews, start = view.previews, app.session.now.state.c2w.clone()
+    page.hold("KeyW", 0.25)
+    page.wait_for(lambda: view.previews > previews, "a preview while moving")
+    page.wait_for(lambda: app.session.now.caption.startswith("to my view"), "the clip after letting go")
+    idle(page, app)
+    ahead = (app.session.now.state.c2w[:3, 3] - start[:3, 3]) @ start[:3, 2]
+    assert 0.05 < float(ahead) < 3
+    page.shot(SHOTS / "walked.png")
+
+
+@pytest.mark.slow
+def test_events_side_by_side_and_hostile_ones(browser, playground, page):
+    app, _ = playground
+    idle(page, app)
+    page.open_tab("Speak")
+    page.write("events", "night falls")
+    page.tab.keyboard.press("Tab")
+    page.click("Play side by side")
+    page.wait_for(lambda: len(app.session.timeline.beside(app.session.now)) == 2, "two clips")
+    page.wait_for(lambda: len(app.player.moments) == 2, "both are played")
+    page.pause(0.5)
+    page.shot(SHOTS / "side-by-side.png")
+    for words in HOSTILE:
+        page.write("happens", words)
+        page.tab.keyboard.press("Tab")
+        page.click("Say it")
+        page.wait_for(lambda words=words: app.session.now.event == words, f"said {words}")
+    for words in ("\x1b[31mred", "a\u202eb"):
+        count = len(app.session.timeline)
+        page.write("happens", words)
+        page.tab.keyboard.press("Tab")
+        page.click("Say it")
+        page.wait_for(lambda: page.tab.get_by_text("does not print").count(), "it says why not")
+        assert len(app.session.timeline) == count
+    page.open_tab("See")
+    page.pause(1)
+    page.shot(SHOTS / "hostile.png")
+    assert not page.is_pwned() and not browser.errors
+
+
+@pytest.mark.slow
+def test_edit_undo_fork_save_reload(playground, page):
+    app, _url = playground
+    app.session.begin({"scene": 10038}, "scene 10038").wait(240)
+    page.wait_for(lambda: len(app.session.timeline) == 1 and app.stage.settle(0.1), "a new world")
+    view = app.views[page.client_id]
+    page.wait_for(lambda: not view.placed, "the browser's camera is where it was put")
+    start = app.session.now.state.memory
+    page.open_tab("Edit")
+    page.switch("A click picks a thing")
+    page.pause(0.5)
+    page.click_view(0.5, 0.62)
+    page.wait_for(lambda: app.edit._picked is not None, "something is picked")
+    page.pause(1)
+    page.shot(SHOTS / "picked.png")
+    page.click("Recolour")
+    page.wait_for(lambda: app.session.now.kind == "edit", "an edit")
+    assert app.session.now.state.memory is not start
+    page.click("undo")
+    page.wait_for(lambda: app.session.now.caption == "undo", "undone")
+    undone = app.session.now.state.memory.points()
+    assert undone.tobytes() == start.points().tobytes()
+    page.switch("A click picks a thing", False)
+    page.choose("moment", "0 · scene 10038")
+    page.click("jump here")
+    page.wait_for(lambda: app.session.timeline.now_id == 0, "back at the start")
+    page.open_tab("Walk")
+    page.click("turn right")
+    page.wait_for(lambda: app.session.now.caption == "turn right", "a fork")
+    assert app.session.now.parent == 0 and max(app.session.timeline.lanes().values()) == 1
+    page.open_tab("World")
+    page.click("Save")
+    page.wait_for(lambda: app.session.library.names() == ["my-world"], "it is saved")
+    assert page.download("cloud (PLY)").startswith(b"ply\n")
+    assert page.download("film (mp4)")[4:8] == b"ftyp"
+    assert page.download("page (HTML)").startswith(b"<!doctype html>")
+    page.tab.reload()
+    page.wait_for(lambda: page.tab.get_by_role("tab", name="Walk").count(), "the page is back")
+    page.wait_for(lambda: colours_of(page.view()) > 20, "with its world")
+    page.shot(SHOTS / "reloaded.png")
+
+
+@pytest.mark.slow
+def test_two_clients_see_one_world_and_a_vanished_one_leaves_nothing_waiting(browser, playground, page):
+    app, url = playground
+    idle(page, app)
+    before = set(app.server.get_clients())
+    other = browser.page(url)
+    other_id = next(iter(other.wait_for(lambda: set(app.server.get_clients()) - before, "the second client")))
+    count = len(app.session.timeline)
+    release = threading.Event()
+    app.session.queue.submit("hold", None, lambda job: release.wait(60))
+    other.click("turn left")
+    other.click("turn right")
+    page.wait_for(lambda: len(app.session.queue.pending()) == 3, "two wait")
+    assert page.tab.get_by_text("turn right").count() > 1  # also in the first client's queue
+    other.tab.close()
+    page.wait_for(lambda: other_id not in app.server.get_clients(), "it has gone")
+    page.wait_for(lambda: len(app.session.queue.pending()) == 1, "what it asked for has gone with it")
+    release.set()
+    idle(page, app)
+    page.click("turn left")
+    page.wait_for(lambda: len(app.session.timeline) == count + 1, "the other goes on")
+    assert app.views[other_id] is None
+
+
+@pytest.mark.slow
+def test_two_hundred_connects_leave_nothing_behind(playground):
+    from spatia_env.bench.viewer_bench import connect_once
+
+    app, url = playground
+    process = psutil.Process(os.getpid())
+    for _ in range(40):
+        connect_once(url)
+    handles, memory, threads = process.num_fds(), process.memory_info().rss, threading.active_count()
+    for _ in range(200):
+        connect_once(url)
+    app.stage.settle(5)
+    assert process.num_fds() <= handles and threading.active_count() <= threads + 2
+    assert process.memory_info().rss - memory <= 32 * 2**20
+
+
+@pytest.mark.slow
+def test_a_read_only_playground_has_no_way_to_change_anything(browser, tmp_path):
+    app, url = open_playground(ViewConfig(port=0, size=(64, 96), worlds=tmp_path, read_only=True))
+    try:
+        page = browser.page(url)
+        page.wait_for(lambda: app.server.get_clients(), "the client is connected")
+        page.wait_for(lambda: page.tab.get_by_role("tab", name="See", exact=True).count(), "the panel")
+        for name in ("Walk", "Speak", "Edit", "World"):
+            assert page.tab.get_by_role("tab", name=name, exact=True).count() == 0
+        assert page.tab.get_by_role("button", name="jump here").count() == 0
+        page.tab.close()
+    finally:
+        app.close()
