@@ -5,13 +5,22 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format types train bench clean
+.PHONY: help demo view gallery docs test test-slow lint format types train bench clean
 
 help:  ## list these verbs
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-10s %s\n", $$1, $$2 }'
 
 demo: $(READY)  ## walk through a generated world: out/demo/walk.mp4 and more
 	$(BIN)/spatia demo --out out/demo
+
+view: $(READY)  ## walk through a world in the browser
+	$(BIN)/spatia view
+
+gallery: $(READY)  ## write docs/gallery
+	$(BIN)/spatia gallery --out docs/gallery
+
+docs: $(READY)  ## the documentation as a site: site/
+	$(BIN)/mkdocs build --strict
 
 test: lint types  ## lint, import contracts, types and the tests
 	$(BIN)/pytest

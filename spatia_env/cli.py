@@ -30,6 +30,7 @@ COMMANDS: dict[str, Command] = {
     "demo": Command("spatia_env.demo", "walk through a generated world: a film, a sheet, a point cloud"),
     "rollout": Command("spatia_env.rollout", "follow the cameras and prompts of a case folder"),
     "view": Command("spatia_env.viewer.cli", "walk, speak, edit and fork a world in the browser"),
+    "gallery": Command("spatia_env.gallery", "write the films and sheets of docs/gallery"),
     "export-html": Command("spatia_env.export_html", "one page of an episode that opens from disk"),
     "record": Command("spatia_env.record", "play episodes and write them down: film, JSON, Minari, WebDataset"),
     "replay": Command("spatia_env.replay", "play a recorded episode again; names the first step that differs"),

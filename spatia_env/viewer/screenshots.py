@@ -1,0 +1,119 @@
+"""The pictures of docs/playground.md: `python -m spatia_env.viewer.screenshots --out docs/images/playground`."""
+
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from spatia_env.viewer.browser import Browser, Page
+from spatia_env.viewer.cli import ViewConfig, open_playground
+
+
+@dataclass(frozen=True)
+class ScreenshotConfig:
+    """Drive the playground through its functions and save what is on the screen."""
+
+    out: Path = Path("docs/images/playground")
+    """Folder to write to"""
+    scene: str = "10038"
+    """Scene to open"""
+    model: str | None = None
+    """Checkpoint: a name or a folder; the packaged one by default"""
+
+
+def main(argv: list[str]) -> int:
+    """Take the pictures."""
+    config = tyro.cli(ScreenshotConfig, args=argv, prog="python -m spatia_env.viewer.screenshots")
+    with tempfile.TemporaryDirectory(prefix="spatia-") as folder:
+        options = ViewConfig(scene=config.scene, model=config.model, port=0, worlds=Path(folder))
+        app, url = open_playground(options)
+        try:
+            with Browser() as browser:
+                page = browser.page(url)
+                page.wait_for(app.server.get_clients, "the client is connected")
+                page.wait_for(lambda: app.stage.settle(0.1), "the cloud has been sent")
+                page.pause(2)
+                page.close_notice()
+                for take in (walk, speak, see, branch, edit):
+                    take(page, app)
+                    page.shot(config.out / f"{take.__name__}.png")
+        finally:
+            app.close()
+    return 0
+
+
+def walk(page: Page, app: Any) -> None:
+    """After two moves."""
+    _press(page, app, "turn left")
+    _press(page, app, "forward")
+
+
+def speak(page: Page, app: Any) -> None:
+    """Two events beside none."""
+    page.open_tab("Speak")
+    page.click("Play side by side")
+    page.wait_for(lambda: len(app.player.moments) == 3, "three clips")
+    _rest(page, app)
+
+
+def see(page: Page, app: Any) -> None:
+    """From above, by age."""
+    page.open_tab("See")
+    page.choose("cloud by", "age")
+    page.click("from above")
+    _rest(page, app)
+
+
+def branch(page: Page, app: Any) -> None:
+    """Back to an early moment and on from there, compared."""
+    page.open_tab("See")
+    page.choose("cloud by", "colour")
+    page.click("from the walker's eyes")
+    page.open_tab("World")
+    app.session.jump(1).wait(120)
+    app.session.walk(_turn(app), "", "turn right").wait(120)
+    page.wait_for(lambda: app.player.moments == (app.session.now,), "the fork")
+    page.click("compare")
+    _rest(page, app)
+
+
+def edit(page: Page, app: Any) -> None:
+    """A thing is picked."""
+    app.session.jump(0).wait(120)
+    _rest(page, app)
+    page.open_tab("Edit")
+    page.switch("A click picks a thing")
+    page.pause(1)
+    for across, down in ((0.74, 0.55), (0.5, 0.5), (0.5, 0.65), (0.3, 0.6)):
+        page.click_view(across, down)
+        page.pause(3)
+        picked = app.edit._picked
+        if picked is not None and picked.size.max() < 1.3:
+            break
+    _rest(page, app)
+
+
+def _turn(app: Any) -> Any:
+    from spatia_env.viewer import paths
+
+    return paths.from_move("turn right", app.session.num_frames)
+
+
+def _press(page: Page, app: Any, name: str) -> None:
+    count = len(app.session.timeline)
+    page.click(name)
+    page.wait_for(lambda: len(app.session.timeline) > count, f"the clip of {name}")
+    _rest(page, app)
+
+
+def _rest(page: Page, app: Any) -> None:
+    page.wait_for(lambda: not app.session.queue.pending(), "nothing waits")
+    page.wait_for(lambda: app.stage.settle(0.1), "the cloud has been sent")
+    page.pause(3)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
