@@ -21,6 +21,10 @@ def main(argv: list[str]) -> int:
         from spatia_env.model.cost_bench import main as bench_cost
 
         return bench_cost(argv[1:])
+    if argv[:1] == ["vector"]:
+        from spatia_env.bench.vector_bench import main as bench_vector
+
+        return bench_vector(argv[1:])
     if argv[:1] == ["ray"]:
         from spatia_env.bench.ray_kills import main as bench_ray
 

@@ -17,6 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from spatia_env.train.parallel import Processes
+
 
 @dataclass(frozen=True)
 class LoopConfig:
@@ -67,6 +69,7 @@ class Trainer:
         self.optimizers = _optimizers(self.parameters, config, pace)
         self.device_type = next(iter(self.parameters.values())).device.type
         self.step, self.seconds = 0, 0.0
+        self.processes = Processes()
         config.out.mkdir(parents=True, exist_ok=True)
         self._resume()
 
@@ -80,7 +83,10 @@ class Trainer:
         figures: dict[str, float] = {}
         sums: dict[str, float] = {}
         bar = tqdm(initial=self.step, desc=config.out.name, unit="step", mininterval=5)
-        while self.step < config.max_steps and time.monotonic() - start < config.minutes * 60:
+        batches = self.processes.share(batches)
+        while self.processes.all_agree(
+            self.step < config.max_steps and time.monotonic() - start < config.minutes * 60
+        ):
             self._set_rate((time.monotonic() - start) / (config.minutes * 60))
             batch = next(batches)
             with torch.autocast(self.device_type, torch.bfloat16, enabled=config.bf16):
@@ -108,6 +114,8 @@ class Trainer:
 
     def save(self) -> None:
         """Write weights, averages, optimiser state and progress; a reader sees the old or the new files."""
+        if not self.processes.is_main:
+            return
         state = {f"model.{n}": t for n, t in self.model.state_dict().items()}
         state |= {f"average.{n}": t for n, t in self.average.items()}
         moments = {}
@@ -128,6 +136,7 @@ class Trainer:
         for parameter in self.parameters.values():
             parameter.grad = None
         value.backward()
+        self.processes.average(self.parameters.values())
         norm = nn.utils.clip_grad_norm_(list(self.parameters.values()), self.config.clip)
         if torch.isfinite(norm):
             for optimizer in self.optimizers:
@@ -148,6 +157,8 @@ class Trainer:
                 group["lr"] = rate * group["pace"]
 
     def _evaluate(self, evaluate: Callable[[], dict[str, float]]) -> dict[str, float]:
+        if not self.processes.is_main:
+            return {}
         with self.averaged(), torch.no_grad():
             figures = evaluate()
         self._log({f"dev_{name}": value for name, value in figures.items()})
@@ -155,6 +166,8 @@ class Trainer:
         return figures
 
     def _log(self, values: dict[str, float]) -> None:
+        if not self.processes.is_main:
+            return
         with open(self.config.out / "log.csv", "a", newline="") as file:
             writer = csv.writer(file)
             for name, value in values.items():

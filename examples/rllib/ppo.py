@@ -1,0 +1,56 @@
+"""RLlib's PPO on a generated world.
+
+    pip install -r examples/rllib/requirements.txt
+    python examples/rllib/ppo.py
+
+RLlib has no default encoder for Dict observations, so the policy sees the picture alone.
+"""
+
+import sys
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from ray.rllib.algorithms.ppo import PPOConfig
+from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
+from ray.tune.registry import register_env
+
+
+class PictureOnly(gym.ObservationWrapper):
+    """The picture of `SpatiaRL-v0` as float32 [H, W, 3] in [0, 1]."""
+
+    def __init__(self, env: gym.Env) -> None:
+        super().__init__(env)
+        self.observation_space = spaces.Box(0, 1, env.observation_space["image"].shape, np.float32)
+
+    def observation(self, observation: dict[str, np.ndarray]) -> np.ndarray:
+        """The picture."""
+        return observation["image"].astype(np.float32) / 255
+
+
+def make(config: dict[str, Any]) -> gym.Env:
+    """The environment, in RLlib's workers."""
+    return PictureOnly(gym.make("spatia_env:SpatiaRL-v0", **config))
+
+
+def main(iterations: int = 2, model: str = "spatia-tiny") -> None:
+    """Train for some iterations."""
+    register_env("spatia", make)
+    options = {"task": "explore", "size": (64, 64), "model": model, "max_episode_steps": 16}
+    config = (
+        PPOConfig()
+        .environment("spatia", env_config=options)
+        .env_runners(num_env_runners=1)
+        .training(train_batch_size_per_learner=64, minibatch_size=32, num_epochs=2)
+        .rl_module(model_config=DefaultModelConfig(conv_filters=[[16, 8, 4], [32, 4, 2], [64, 3, 2]]))
+    )
+    algorithm = config.build_algo()
+    for _ in range(iterations):
+        result = algorithm.train()
+        print(result["env_runners"].get("episode_return_mean"))
+    algorithm.stop()
+
+
+if __name__ == "__main__":
+    main(model=sys.argv[1] if len(sys.argv) > 1 else "spatia-tiny")

@@ -1,0 +1,25 @@
+"""On real Ray, where it is installed (`pip install 'spatia-env[ray]'`): workers are killed, nothing is lost."""
+
+import pytest
+
+ray = pytest.importorskip("ray")
+
+from spatia_env.bench.ray_kills import RayKillsConfig, run_ray_kills  # noqa: E402
+from untrained import write_untrained  # noqa: E402
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.parametrize("serve", [True, False])
+def test_killed_workers_lose_and_repeat_nothing(cluster, serve, tmp_path):
+    model = str(write_untrained(tmp_path))
+    found = run_ray_kills(RayKillsConfig(tmp_path / "out", kills=3, model=model, serve=serve))
+    assert found["run"]["kills"] == 3 and found["run"]["replaced"] >= 1
+    assert found["wrong"] == 0

@@ -1,0 +1,74 @@
+"""Exactly once: commits by compare-and-set, repeated steps, late workers. No Ray is needed for any of it."""
+
+import numpy as np
+import pytest
+
+from spatia_env import wire
+from spatia_env.distributed import EnvWorker
+from spatia_env.errors import ActionError, SpatiaError
+from spatia_env.recording import digest
+from spatia_env.vector import StagedEnv
+from spatia_env.world_store import StaleEpochError, WorldStore
+from untrained import write_untrained
+
+AHEAD = {"camera": np.array([0, 0, 0.3, 0, 0.4, 0], np.float32), "event": ""}
+TURN = {"camera": np.array([0, 0, 0, 0, -0.5, 0], np.float32), "event": "night falls"}
+
+
+def test_a_commit_counts_once(tmp_path):
+    store = WorldStore(tmp_path)
+    with pytest.raises(ActionError, match="reset it first"):
+        store.head("a")
+    store.begin("a", "t", {"path": "x"}, b"0")
+    assert store.commit("a", 0, "h1", {"path": "y"}, b"1")
+    assert not store.commit("a", 0, "h2", {"path": "z"}, b"2")
+    head = WorldStore(tmp_path).head("a")
+    assert (head.epoch, head.action, head.saved, head.outcome) == (1, "h1", {"path": "y"}, b"1")
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory):
+    model = str(write_untrained(tmp_path_factory.mktemp("model")))
+    return {"model": model, "size": [64, 64], "task": "return_home"}
+
+
+def test_any_worker_takes_a_world_up_and_nothing_happens_twice(options, tmp_path):
+    direct = StagedEnv(**{**options, "size": (64, 64)})
+    expected = [direct.reset(seed=1, options={"scene": 10003}), direct.step(AHEAD), direct.step(TURN)]
+    message = wire.pack({"seed": 1, "options": {"scene": 10003}, "token": "one"})
+    first = EnvWorker(str(tmp_path), options)
+    begun = first.reset("w", message)
+    assert digest(wire.unpack(begun)[0]) == digest(expected[0][0])
+    made = first.step("w", 0, wire.pack(AHEAD))
+    # The first worker is gone, its answer too: the step is asked for again, of another one.
+    second = EnvWorker(str(tmp_path), options)
+    second._advance = None  # it must not compute it
+    assert second.step("w", 0, wire.pack(AHEAD)) == made
+    third = EnvWorker(str(tmp_path), options)
+    with pytest.raises(SpatiaError, match="range is -1 to 1"):
+        third.step("w", 1, wire.pack({"camera": np.full(6, 2.0), "event": ""}))
+    outcome = wire.unpack(third.step("w", 1, wire.pack(TURN)))
+    for got, wanted in ((wire.unpack(made), expected[1]), (outcome, expected[2])):
+        assert digest(*got[:4]) == digest(*wanted[:4])
+        assert got[4]["reward_terms"] == wanted[4]["reward_terms"]
+    with pytest.raises(StaleEpochError, match="at epoch 2"):
+        first.step("w", 1, wire.pack(AHEAD))
+    assert len(list(tmp_path.glob("w-*.spatia"))) == 1, "what is not needed is removed"
+    assert third.reset("w", message) != begun, "that reset was before the steps"
+
+
+def test_a_late_worker_is_refused_and_leaves_no_file(options, tmp_path, monkeypatch):
+    late, fast = EnvWorker(str(tmp_path), options), EnvWorker(str(tmp_path), options)
+    late.reset("w", wire.pack({"seed": 1, "options": {"scene": 10003}, "token": "one"}))
+    advance = late._advance
+
+    def slowly(env, action):
+        outcome = advance(env, action)
+        fast.step("w", 0, wire.pack(TURN))  # meanwhile its replacement has made another step
+        return outcome
+
+    monkeypatch.setattr(late, "_advance", slowly)
+    with pytest.raises(StaleEpochError):
+        late.step("w", 0, wire.pack(AHEAD))
+    assert WorldStore(tmp_path).head("w").epoch == 1
+    assert len(list(tmp_path.glob("w-*.spatia"))) == 1
