@@ -67,7 +67,7 @@ class Studio:
     def __init__(self, config: GalleryConfig) -> None:
         import gymnasium as gym
 
-        given = {"model": config.model} if config.model else {}
+        given: dict[str, Any] = {"model": config.model} if config.model else {}
         env = gym.make("spatia_env:Spatia-v0", max_episode_steps=-1, debug=True, size=config.size, **given)
         self.env: Any = env.unwrapped
         self.config = config

@@ -171,7 +171,7 @@ def answers(config: ViewerBenchConfig) -> dict[str, Any]:
             key = "KeyW" if index % 2 == 0 else "KeyS"
             previews.append(_press(page, key))
             released = time.monotonic()
-            page.wait_for(lambda count=count: len(app.session.timeline) > count, "the clip")
+            _wait_for_more(page, app, count)
             page.wait_for(lambda: not app.session.queue.pending(), "all of it")
             done = time.monotonic() - released
             clips = list(app.session.timeline)[count:]
@@ -196,6 +196,10 @@ WATCH = """() => {
   window.addEventListener('keydown', () => { window.__pressed = performance.now(); window.__changed = 0; }, true);
 }"""
 """Notes, on the page's own clock, when a key went down and when a picture below the player's changed after it."""
+
+
+def _wait_for_more(page: Any, app: Any, count: int) -> None:
+    page.wait_for(lambda: len(app.session.timeline) > count, "the clip")
 
 
 def _press(page: Any, key: str) -> float:

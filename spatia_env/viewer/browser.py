@@ -72,9 +72,9 @@ class Browser:
     def page(self, url: str) -> "Page":
         """Open a URL in a page of its own."""
         width, height = self._size
-        tab = self._chromium.new_page(viewport={"width": width, "height": height}, accept_downloads=True)
+        tab: Any = self._chromium.new_page(viewport={"width": width, "height": height}, accept_downloads=True)
         tab.on("pageerror", lambda error: self.errors.append(str(error)))
-        tab.on("console", lambda line: line.type == "error" and self.errors.append(line.text))
+        tab.on("console", self._logged)
         tab.on("request", lambda request: self._asked(request.url))
         tab.on("websocket", self._listen)
         tab.goto(url)
@@ -84,6 +84,10 @@ class Browser:
         """Requests that went anywhere but to the server of a URL."""
         own = url.split("?", maxsplit=1)[0].rstrip("/")
         return [asked for asked in self.requests if not asked.startswith((own, own.replace("http", "ws", 1)))]
+
+    def _logged(self, line: Any) -> None:
+        if line.type == "error":
+            self.errors.append(line.text)
 
     def _asked(self, url: str) -> None:
         if not url.startswith(("data:", "blob:")):
