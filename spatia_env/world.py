@@ -133,9 +133,15 @@ class World:
             rgb = frames.movedim(-1, 1).float() / 255
             memory, growth = memory.update(rgb, depth, weight, path, state.K, step, view.known)
             keyframes = _extended(keyframes, frames, torch.where(weight > 0, depth, 0), path, step)
-        history = torch.cat([state.preceding_frames, frames])[-len(state.preceding_frames) :]
+        # Clones: a slice would keep the whole clip in memory for as long as the world lives.
+        history = torch.cat([state.preceding_frames, frames])[-len(state.preceding_frames) :].clone()
         after = dataclasses.replace(
-            state, memory=memory, keyframes=keyframes, step=step, preceding_frames=history, depth=depth[-1]
+            state,
+            memory=memory,
+            keyframes=keyframes,
+            step=step,
+            preceding_frames=history,
+            depth=depth[-1].clone(),
         )
         return after, growth
 
@@ -155,7 +161,7 @@ class World:
         """Write the world into one file, atomically; blocks that an earlier save wrote are not written again."""
         from spatia_env.memory.storage import save_bundle
 
-        save_bundle(path, _to_bundle(self.state))
+        save_bundle(path, to_bundle(self.state))
 
     @classmethod
     def load(cls, path: str | Path) -> "World":
@@ -190,7 +196,8 @@ def _extended(
     return together[:1] + together[1:][-(MAX_KEYFRAMES - 1) :]
 
 
-def _to_bundle(state: WorldState) -> Any:
+def to_bundle(state: WorldState) -> Any:
+    """The state as plain data (`memory.storage.BundleState`), ready for `save_bundle`."""
     from spatia_env.memory.storage import BundleState
 
     arrays = {

@@ -1,8 +1,10 @@
 import pytest
 import torch
 
+import maps
+from spatia_env.cameras import invert_se3
 from spatia_env.errors import ActionError
-from spatia_env.memory.retrieval import match_references, overlap_counts, retrieve, visible_mask
+from spatia_env.memory.retrieval import match_references, overlap_counts, retrieve, visible_mask, visible_rows
 
 HEIGHT, WIDTH = 10, 16
 K = torch.tensor([[12.0, 0, 7.5], [0, 11, 5.2], [0, 0, 1]])
@@ -79,3 +81,14 @@ def test_retrieval_finds_the_camera_itself():
     poses = cameras(5)
     assert retrieve(cloud(), poses[[3, 1]], poses, K, HEIGHT, WIDTH) == [(0, 3), (1, 1)]
     assert retrieve(cloud(), poses[[3, 1]], poses, K, HEIGHT, WIDTH, release_exact=True) == [(0, 3), (1, 1)]
+
+
+def test_visible_rows_are_those_of_the_whole_cloud():
+    memory = maps.room_map(4)
+    poses = torch.stack([maps.view_at(0.3 * i, (0.2 * i - 1, 0.1, 0.05)) for i in range(9)])
+    points = torch.from_numpy(memory.points()["position"].copy())
+    expected = visible_mask(points, invert_se3(poses), maps.K, maps.HEIGHT, maps.WIDTH)
+    found = visible_rows(memory, poses, maps.K, maps.HEIGHT, maps.WIDTH)
+    for rows, mask in zip(found, expected, strict=True):
+        # The two divide in a different order: a point on the border of a pixel may change sides.
+        assert len(set(rows.tolist()) ^ set(mask.nonzero().flatten().tolist())) <= 2 and len(rows) > 20

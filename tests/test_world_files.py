@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from spatia_env.errors import SpatiaError, WorldFormatError
 from spatia_env.memory.storage import save_bundle
-from spatia_env.world import World, _to_bundle
+from spatia_env.world import World, to_bundle
 from spatia_env.world_files import ARRAYS, META
 from worlds import room_world
 
 
 def written(tmp_path, arrays=None, meta=None, keyframes=None):
-    bundle = _to_bundle(room_world().state)
+    bundle = to_bundle(room_world().state)
     bundle = dataclasses.replace(
         bundle,
         arrays={k: v for k, v in {**bundle.arrays, **(arrays or {})}.items() if v is not None},

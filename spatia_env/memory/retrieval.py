@@ -7,11 +7,15 @@ judged between points only, and the release counts in bfloat16, which rounds cou
 
 from typing import Literal
 
+import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from spatia_env.cameras import invert_se3
 from spatia_env.errors import ActionError
+from spatia_env.memory import blocks as blk
+from spatia_env.memory.scene import SceneMemory
 
 DEPTH_TOLERANCE = 1e-6
 """metres: how far behind the nearest point of its pixel a point still counts as visible"""
@@ -58,6 +62,49 @@ def _visible_in_chunk(points: Tensor, w2c: Tensor, K: Tensor, height: int, width
         nearest.scatter_reduce_(0, pixel, z, "amin")
         row[inside] = z <= nearest[pixel] + DEPTH_TOLERANCE
     return visible
+
+
+def visible_rows(memory: SceneMemory, c2w: Tensor, K: Tensor, height: int, width: int) -> list[Tensor]:
+    """The points of a map that each camera sees, as `visible_mask` says, without looking at those out of its sight.
+
+    Args:
+        memory: The map.
+        c2w: [V, 4, 4].
+        K: [3, 3] in pixels.
+        height: Of the image, pixels.
+        width: Of the image, pixels.
+
+    Returns:
+        For each camera the indices [n], ascending, into `memory.points()`.
+    """
+    keys = np.sort(np.fromiter(memory.blocks, dtype=np.int64, count=len(memory.blocks)))
+    lengths = np.fromiter((len(memory.blocks[key]) for key in keys.tolist()), np.int64, len(keys))
+    begin = np.cumsum(lengths) - lengths
+    found = []
+    # Points just beyond the left and upper border fall into the first column and row, so blocks there count too.
+    wider = K.clone()
+    wider[:2, 2] += 1
+    for pose in c2w:
+        near = np.searchsorted(keys, memory.visible_keys(pose[None], wider, height + 2, width + 2))
+        rows = blk.concatenate([memory.blocks[key] for key in keys[near].tolist()])
+        xyz = torch.from_numpy(np.ascontiguousarray(rows["position"].T)).to(K.device)
+        local = _nearest_in_pixels(xyz, invert_se3(pose).float(), K.float(), height, width)
+        start = torch.from_numpy(
+            np.repeat(begin[near] - (np.cumsum(lengths[near]) - lengths[near]), lengths[near])
+        )
+        found.append(local + start.to(local.device)[local])
+    return found
+
+
+def _nearest_in_pixels(xyz: Tensor, w2c: Tensor, K: Tensor, height: int, width: int) -> Tensor:
+    """Indices of the points [3, N] that are nearest in their pixels."""
+    x, y, z = (sum(p * r for p, r in zip(xyz, row, strict=False)) + row[3] for row in w2c[:3].tolist())
+    u, v = float(K[0, 0]) * x / z + float(K[0, 2]), float(K[1, 1]) * y / z + float(K[1, 2])
+    inside = ((z > 0) & (u > -1) & (u < width) & (v > -1) & (v < height)).nonzero().squeeze(-1)
+    u, v, z = (values.index_select(0, inside) for values in (u, v, z))
+    pixel = (v.trunc() * width + u.trunc()).long()
+    nearest = torch.full((height * width,), torch.inf, device=z.device).scatter_reduce_(0, pixel, z, "amin")
+    return inside[z <= nearest.index_select(0, pixel) + DEPTH_TOLERANCE]
 
 
 def overlap_counts(mask_a: Tensor, mask_b: Tensor, precision: Precision = "float32") -> Tensor:
