@@ -35,6 +35,7 @@ def collector(env: gym.Env) -> Any:
         DependencyError: Minari is missing.
     """
     try:
+        import jax  # noqa: F401 - Minari builds its episodes with it, and says so only at the first reset
         from minari import DataCollector, StepDataCallback
     except ImportError as cause:
         raise DependencyError("recording to Minari needs it: pip install 'spatia-env[data]'.") from cause
