@@ -160,6 +160,7 @@ def serve_pipeline(model: str, max_batch: int = 16, wait_seconds: float = 0.02, 
             return [wire.pack(clip.numpy()) for clip in clips]
 
     deployment: Any = Pipeline
+    ray.serve.start(proxy_location="Disabled")  # actors call it by its handle; nothing listens for HTTP
     return ray.serve.run(deployment.bind(model), name=name, route_prefix=None)
 
 
