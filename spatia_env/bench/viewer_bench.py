@@ -203,7 +203,9 @@ def _wait_for_more(page: Any, app: Any, count: int) -> None:
 
 
 def _press(page: Any, key: str) -> float:
-    page.tab.locator("canvas").first.hover()
+    from spatia_env.viewer.browser import VIEW
+
+    page.tab.locator(VIEW).hover()
     page.tab.keyboard.down(key)
     page.wait_for(lambda: page.tab.evaluate("window.__changed > 0"), "a preview")
     page.tab.keyboard.up(key)

@@ -22,6 +22,8 @@ FLAGS = (
     "--enable-unsafe-swiftshader",
     "--ignore-gpu-blocklist",
 )
+VIEW = "canvas[data-engine]"
+"""The view between the panels; another canvas lies over it and lets everything through."""
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -136,7 +138,9 @@ class Page:
 
     def write(self, label: str, words: str) -> None:
         """Write into a text field."""
-        self.tab.get_by_label(label, exact=True).fill(words)
+        # viser's text fields are not tied to their labels
+        row = f"//label[normalize-space(.)='{label}']/ancestor::div[contains(@class, 'Flex-root')][1]"
+        self.tab.locator(f"xpath={row}//input").first.fill(words)
 
     def switch(self, label: str, on: bool = True) -> None:
         """Set a checkbox."""
@@ -149,7 +153,7 @@ class Page:
 
     def hold(self, key: str, seconds: float) -> None:
         """Hold a key while the view has the focus."""
-        self.tab.locator("canvas").first.hover()
+        self.tab.locator(VIEW).hover()
         self.tab.keyboard.down(key)
         self.pause(seconds)
         self.tab.keyboard.up(key)
@@ -161,7 +165,7 @@ class Page:
 
     def view_box(self) -> tuple[float, float, float, float]:
         """Left, top, width and height in pixels of the view between the panels."""
-        box = self.tab.locator("canvas").first.bounding_box()
+        box = self.tab.locator(VIEW).bounding_box()
         return (box["x"], box["y"], box["width"], box["height"])
 
     def view(self) -> np.ndarray:

@@ -81,6 +81,7 @@ class Views:
         """Follow a client's camera, beginning where the walker is."""
         view = View(client, walks, c2w=self._session.now.state.c2w, picture=picture)
         self._views[client.client_id] = view
+        view.reported = pose_of(client.camera)
         client.camera.on_update(lambda camera: self._moved(view, camera))
         self.go_to_walker(view)
         self._ask(view)
@@ -137,14 +138,9 @@ class Views:
         _place(view.client, middle - 0.55 * reach * back + np.array([0, 0, 0.6 * reach]), middle)
 
     def _moved(self, view: View, camera: Any) -> None:
-        position, wxyz = np.asarray(camera.position), np.asarray(camera.wxyz)
-        if not (np.isfinite(position).all() and np.isfinite(wxyz).all() and np.linalg.norm(wxyz) > 0.5):
+        new, now = pose_of(camera), time.monotonic()
+        if new is None:
             return
-        if np.abs(position).max() > 1e3:
-            return
-        c2w = np.eye(4)
-        c2w[:3, :3], c2w[:3, 3] = rotation_of(wxyz), position
-        new, now = torch.from_numpy(c2w).float(), time.monotonic()
         view.reported = new
         if view.placed:
             if not _near(new, view.c2w) and now - view.placed < PLACING_SECONDS:
@@ -186,6 +182,18 @@ class Views:
 def _near(a: Tensor, b: Tensor, metres: float = NEAR_METRES, degrees: float = NEAR_DEGREES) -> bool:
     distance, angle = pose_error(a, b)
     return float(distance) < metres and float(angle) < degrees
+
+
+def pose_of(camera: Any) -> Tensor | None:
+    """The pose [4, 4] of a browser's camera; None if it is none, or farther than a kilometre away."""
+    position, wxyz = np.asarray(camera.position), np.asarray(camera.wxyz)
+    if not (np.isfinite(position).all() and np.isfinite(wxyz).all() and np.linalg.norm(wxyz) > 0.5):
+        return None
+    if np.abs(position).max() > 1e3:
+        return None
+    c2w = np.eye(4)
+    c2w[:3, :3], c2w[:3, 3] = rotation_of(wxyz), position
+    return torch.from_numpy(c2w).float()
 
 
 def _place(client: Any, eye: np.ndarray, target: np.ndarray) -> None:
