@@ -10,14 +10,12 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from spatia_env.cameras import invert_se3, orthonormalise, pose_error, se3_exp
-from spatia_env.memory.keyframes import Keyframe
-from spatia_env.memory.rendering import Render, render_rows
-from spatia_env.memory.scene import SceneMemory
+from spatia_env.cameras import invert_se3, orthonormalise, pose_error, se3_exp, unproject
+from spatia_env.memory.keyframes import Keyframe, overlap
+from spatia_env.memory.rendering import Render, render_points
 from spatia_env.memory.warping import warp_steps
 from spatia_env.slam.geometry import Geometry
 from spatia_env.slam.layout import continue_planes
@@ -28,6 +26,8 @@ from spatia_env.world import WorldState
 
 LOOP_GAP = 4
 """A place that was mapped so many steps ago, or longer, closes a loop when it is seen again."""
+LOOP_KEYFRAMES, LOOP_OVERLAP = 3, 0.25
+"""So many of its pictures are looked at, if they show at least this share of what is seen."""
 LOOP_KNOWN = 0.3
 """Share of the picture that must show it."""
 LOOP_INLIERS = 0.6
@@ -86,7 +86,7 @@ def locate(
     else:
         still = (geometry.dynamic <= 0.5).float()
         tracked = track(rgb, geometry.depth, expected, state.K, seen, still)
-        state, tracked = close_loop(state, rgb, tracked, still)
+        state, tracked = close_loop(state, rgb, tracked, still, seen[len(rgb) - 1 :])
         metres, degrees = pose_error(tracked.c2w[-1], path[-1])
         corrected = not torch.equal(tracked.c2w, path)
         tracked = dataclasses.replace(
@@ -120,21 +120,24 @@ def predict(state: WorldState, rgb: Tensor, path: Tensor, view: Render) -> tuple
 
 
 def close_loop(
-    state: WorldState, rgb: Tensor, tracked: TrackResult, still: Tensor
+    state: WorldState, rgb: Tensor, tracked: TrackResult, still: Tensor, seen: Render
 ) -> tuple[WorldState, TrackResult]:
-    """The state and the path after a loop was closed; both as they were if none was."""
+    """The state and the path after a loop was closed; both as they were if none was.
+
+    `seen` is the map at about the last pose, one view.
+    """
     step = state.step + 1
-    old = written_before(state.memory, step - LOOP_GAP, tracked.c2w[-1:], state)
-    if not len(old):
+    old = old_keyframes(state, step, tracked.c2w[-1:], seen)
+    if not old:
         return state, tracked
-    view = render_rows(old, tracked.c2w[-1:], state.K, *state.size)
+    view = render_keyframes(old, tracked.c2w[-1:], state.K, state.size)
     if float(view.known.float().mean()) < LOOP_KNOWN:
         return state, tracked
     found = track(rgb[-1:], None, tracked.c2w[-1:], state.K, view, still[-1:])
     enough = found.translation > LOOP_METRES or found.rotation > LOOP_DEGREES
     if not (found.ok and found.inlier_ratio >= LOOP_INLIERS and enough):
         return state, tracked
-    anchor = int(np.bincount(old["first_step"].clip(0)).argmax())
+    anchor = old[0].step
     corrections = spread_correction(state.keyframes, tracked.c2w[-1], found.c2w[-1], anchor, step)
     before, now = corrections.get(step - 1, torch.eye(4)), corrections.pop(step)
     between = se3_log(invert_se3(before.double()) @ now.double())
@@ -154,12 +157,30 @@ def close_loop(
     )
 
 
-def written_before(memory: SceneMemory, step: int, c2w: Tensor, state: WorldState) -> np.ndarray:
-    """Points in sight of `c2w` [V, 4, 4] that were first written at `step` or earlier."""
-    if step < 0:
-        return np.empty(0)
-    points = memory.visible_points(c2w, state.K, *state.size)
-    return points[(points["first_step"] <= step) & (points["layer"] == 0)]
+def old_keyframes(state: WorldState, step: int, c2w: Tensor, seen: Render) -> list[Keyframe]:
+    """Keyframes from long before `step` that show what the camera `c2w` [1, 4, 4] sees, the best first.
+
+    Pictures as they were taken, not the map: newer clips have gone into that.
+    """
+    candidates = [k for k in state.keyframes if k.step <= step - LOOP_GAP]
+    if not candidates:
+        return []
+    scores = overlap(candidates, seen, c2w, state.K)[0]
+    order = sorted(range(len(candidates)), key=lambda i: (-float(scores[i]), i))
+    return [candidates[i] for i in order[:LOOP_KEYFRAMES] if float(scores[i]) >= LOOP_OVERLAP]
+
+
+def render_keyframes(keyframes: list[Keyframe], c2w: Tensor, K: Tensor, size: tuple[int, int]) -> Render:
+    """What `c2w` [V, 4, 4] would see of the surface that some keyframes show."""
+    points, colours, radii = [], [], []
+    for keyframe in keyframes:
+        depth = keyframe.depth.float()
+        seen = depth > 0
+        points.append(unproject(depth, K, keyframe.c2w)[seen])
+        colours.append(keyframe.frame[seen].float() / 255)
+        radii.append(depth[seen] / K[0, 0])
+    cloud = (torch.cat(points), torch.cat(colours), torch.cat(radii))
+    return render_points(*cloud, invert_se3(c2w), K, *size)
 
 
 def spread_correction(
