@@ -222,13 +222,15 @@ def _draw_scatter(figure: Any, units: Units) -> None:
     axes.scatter(x, y, s=22)
     for policy, a, b in zip(true, x, y, strict=True):
         axes.annotate(policy, (a, b), xytext=(4, 3), textcoords="offset points", fontsize=7)
+    axes.margins(0.12)
+    axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel("return in the simulator (spreads from the mean of all policies)")
     axes.set_ylabel("return in the generated world")
 
 
 def _draw_coverage(figure: Any, units: Units) -> None:
     """True surface seen over the clips of `explore`, in the simulator."""
-    axes = figure.subplots()
+    axes, ends = figure.subplots(), []
     for policy in dict.fromkeys(unit["policy"] for unit in units):
         curves = [
             u["coverage"] for u in units
@@ -237,8 +239,24 @@ def _draw_coverage(figure: Any, units: Units) -> None:
         if curves:
             mean = np.mean(curves, axis=0)
             (line,) = axes.plot(range(len(mean)), mean, linewidth=1.2)
-            axes.annotate(policy, (len(mean) - 1, mean[-1]), xytext=(4, -2), textcoords="offset points",
-                          fontsize=7, color=line.get_color())  # fmt: skip
+            ends.append((float(mean[-1]), policy, line.get_color(), len(mean) - 1))
+    _label_ends(axes, sorted(ends))
     axes.set_xlabel("clip")
     axes.set_ylabel("true surface seen (m²)")
-    axes.margins(x=0.18)
+
+
+def _label_ends(axes: Any, ends: list[tuple[float, str, str, int]]) -> None:
+    """Names beside the ends of curves, lowest first, each at least a line's height above the one before."""
+    if not ends:
+        return
+    low, high = axes.get_ylim()
+    place, last = low, max(clips for *_, clips in ends)
+    for value, policy, colour, clips in ends:
+        place = max(value, place + 0.028 * (high - low))
+        axes.annotate(
+            policy, (clips, value), xytext=(last * 1.03, place), va="center", fontsize=7, color=colour,
+            annotation_clip=False,
+        )  # fmt: skip
+    axes.set_xlim(0, last * 1.32)
+    axes.set_ylim(low, max(high, place + 0.02 * (high - low)))
+    axes.spines[["top", "right"]].set_visible(False)
