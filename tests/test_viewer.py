@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from spatia_env.cameras import pose_error, so3_exp
+from spatia_env.cameras import look_at, pose_error, so3_exp
 from spatia_env.errors import ActionError, EditError, PromptError, ViewerError
 from spatia_env.memory import blocks as blk
 from spatia_env.memory.cloud import PointCloud
@@ -19,6 +19,7 @@ from spatia_env.viewer.library import Library
 from spatia_env.viewer.moments import MAX_MOMENTS, Clip, Moment, Timeline
 from spatia_env.viewer.player import FPS, Player
 from spatia_env.viewer.session import Session, place_of
+from spatia_env.viewer.views import upright
 
 HOSTILE = (
     "<script>window.__pwned=1</script>",
@@ -67,6 +68,16 @@ def test_a_far_view_becomes_several_clips_that_end_there():
     end[:3, 3] = torch.tensor([0.0, 0.0, 30.0])
     with pytest.raises(ActionError, match="at most"):
         paths.to_view(start, end, 5)
+
+
+def test_a_view_that_rolled_is_shown_upright():
+    level = look_at(torch.tensor([1.0, 2.0, 1.5]), torch.tensor([2.0, 4.0, 1.0]))
+    rolled = level.clone()
+    rolled[:3, :3] = level[:3, :3] @ so3_exp(torch.tensor([0.0, 0.0, 0.3]))
+    metres, degrees = pose_error(upright(rolled), level)
+    assert float(metres) < 1e-5 and float(degrees) < 0.01
+    down = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0]))
+    assert upright(down) is down
 
 
 def test_presets_and_moves_become_clips():

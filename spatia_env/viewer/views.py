@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spatia_env.cameras import pose_error
+from spatia_env.cameras import look_at, pose_error
 from spatia_env.viewer.clouds import bounds
 from spatia_env.viewer.session import Session
 from spatia_env.viewer.stage import rotation_of
@@ -117,12 +117,12 @@ class Views:
 
     def is_at_walker(self, view: View) -> bool:
         """Whether a view is the walker's, nearly."""
-        return _near(view.c2w, self._session.now.state.c2w)
+        return _near(view.c2w, upright(self._session.now.state.c2w))
 
     def go_to_walker(self, view: View) -> None:
         """Put a client's camera where the walker is."""
         c2w = self._session.now.state.c2w.double().numpy()
-        view.c2w, view.moved = torch.from_numpy(c2w).float(), 0.0
+        view.c2w, view.moved = upright(self._session.now.state.c2w), 0.0
         # A browser that is there already has nothing to say about it.
         is_there = view.reported is not None and _near(view.reported, view.c2w)
         view.placed = 0.0 if is_there else time.monotonic()
@@ -182,6 +182,13 @@ class Views:
 def _near(a: Tensor, b: Tensor, metres: float = NEAR_METRES, degrees: float = NEAR_DEGREES) -> bool:
     distance, angle = pose_error(a, b)
     return float(distance) < metres and float(angle) < degrees
+
+
+def upright(c2w: Tensor) -> Tensor:
+    """The pose [4, 4] without its roll, as browsers' cameras have none; turning while looking down gives some."""
+    if float(c2w[2, 2].abs()) > 0.999:
+        return c2w
+    return look_at(c2w[:3, 3], c2w[:3, 3] + c2w[:3, 2])
 
 
 def pose_of(camera: Any) -> Tensor | None:
