@@ -21,6 +21,7 @@ from spatia_env.cameras import invert_se3
 from spatia_env.cases import Case, read_case
 from spatia_env.memory.cloud import PointCloud
 from spatia_env.memory.ply import write_ply
+from spatia_env.model.folders import check_folder
 from spatia_env.model.levers import Levers
 from spatia_env.model.official import SpatiaWanPipeline, load_official
 from spatia_env.model.rounds import (
@@ -95,6 +96,8 @@ def run_release(
     """
     check_clip_size(config.height, config.width)
     case = read_case(config.case)
+    if pipeline is None:
+        check_folder(config.model)
     path = torch.from_numpy(case.c2w[: config.max_frames])
     rounds = rounds or plan_rounds(len(path))
     settings = SamplerSettings(
