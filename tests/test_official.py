@@ -104,34 +104,6 @@ def test_a_world_that_has_just_begun_shows_its_picture_several_times():
     assert torch.equal(*results) and pipeline.adapters.active == ()
 
 
-def test_the_environment_walks_on_the_official_pipeline(monkeypatch):
-    """Two steps of the environment, with the packaged geometry network and the official pipeline in miniature."""
-    import gymnasium as gym
-
-    from spatia_env.model.checkpoints import PACKAGED, Checkpoint
-
-    folder = PACKAGED / "spatia-tiny"
-    if not (folder / "geometry.safetensors").is_file():
-        pytest.skip("no packaged geometry network")
-    pipeline = build()
-    monkeypatch.setattr(
-        "spatia_env.env.load_checkpoint", lambda name: Checkpoint(pipeline, {}, folder, "miniature")
-    )
-    env = gym.make("spatia_env:Spatia-v0", size=(HEIGHT, WIDTH))
-    picture = (torch.rand(HEIGHT, WIDTH, 3, generator=torch.Generator().manual_seed(1)) * 255).byte().numpy()
-    env.reset(seed=0, options={"image": picture})
-    pasts = []
-    generate = pipeline.generate
-    monkeypatch.setattr(
-        pipeline, "generate", lambda *a, **k: pasts.append(k["given_frames"].shape[2]) or generate(*a, **k)
-    )
-    for _ in range(2):
-        observation, *_ = env.step({"camera": env.action_space["camera"].high * 0.3, "event": ""})
-        assert observation["frames"].shape == (8, HEIGHT, WIDTH, 3)
-    assert pasts == [1, 5]  # the first picture, then the last frames
-    env.close()
-
-
 def test_render_over_the_given_frames_may_be_handed_in():
     pipeline = build()
     given = video(5, 5)
