@@ -1,6 +1,9 @@
 """The playground without a screen: paths, timeline, queue, tiles, text, things, and a session on the real model."""
 
+import contextlib
 import threading
+import time
+import types
 
 import numpy as np
 import pytest
@@ -19,7 +22,8 @@ from spatia_env.viewer.library import Library
 from spatia_env.viewer.moments import MAX_MOMENTS, Clip, Moment, Timeline
 from spatia_env.viewer.player import FPS, Player
 from spatia_env.viewer.session import Session, place_of
-from spatia_env.viewer.views import upright
+from spatia_env.viewer.stage import quaternion
+from spatia_env.viewer.views import Views, upright
 
 HOSTILE = (
     "<script>window.__pwned=1</script>",
@@ -510,3 +514,46 @@ def test_a_failed_job_leaves_the_world_as_it_was(session):
 
 def test_a_moment_titles_itself():
     assert Moment(3, 2, "clip", "turn left", "rain", None, clip_of()).title == "3 · turn left · rain"
+
+
+class Camera:
+    """What viser says of a browser's camera."""
+
+    def __init__(self, c2w: torch.Tensor) -> None:
+        self.position, self.wxyz = c2w[:3, 3].numpy(), quaternion(c2w[:3, :3].double().numpy())
+
+
+class Client:
+    """A browser that does as it is told, late."""
+
+    client_id = 1
+
+    def __init__(self, c2w: torch.Tensor) -> None:
+        self.camera = Camera(c2w)
+        self.camera.on_update = lambda callback: setattr(self, "say", callback)
+
+    def atomic(self):
+        return contextlib.nullcontext()
+
+
+def test_a_late_browser_is_not_taken_for_a_user_who_walks(session):
+    walker = upright(session.now.state.c2w)
+    away = walker.clone()
+    away[:3, 3] += torch.tensor([3.0, 3.0, 3.0])
+    rested = []
+    views = Views(session, 32, rested.append)
+    view = views.add(Client(away), types.SimpleNamespace(image=None), walks=True)
+    view.client.say(Camera(away))  # before it was told where to be
+    views.tick(time.monotonic() + 100)
+    assert rested == [] and view.placed
+    view.client.say(Camera(walker))
+    assert not view.placed and not view.moved
+    step = walker.clone()
+    step[:3, 3] += 0.3 * walker[:3, 2]
+    view.client.say(Camera(step))
+    views.tick(time.monotonic())
+    assert rested == []  # it has only just moved
+    views.tick(time.monotonic() + 1)
+    assert rested == [view] and view.moved == 0
+    views.remove(1)
+    views.close()

@@ -26,7 +26,7 @@ NEAR_METRES, NEAR_DEGREES = 0.02, 1.0
 """A view this close to the walker is the walker's."""
 LOOK_AT = 0.05
 """Metres ahead about which the browser turns its camera: so near that it turns on the spot."""
-PLACING_SECONDS = 10.0
+PLACING_SECONDS = 30.0
 """For so long at most a browser is waited for that was told where its camera is; slow ones take seconds."""
 
 
@@ -141,9 +141,11 @@ class Views:
         new, now = pose_of(camera), time.monotonic()
         if new is None:
             return
-        view.reported = new
+        before, view.reported = view.reported, new
         if view.placed:
-            if not _near(new, view.c2w) and now - view.placed < PLACING_SECONDS:
+            # Where it was before it was told says nothing, however late it says it.
+            is_stale = before is not None and _near(new, before)
+            if not _near(new, view.c2w) and (is_stale or now - view.placed < PLACING_SECONDS):
                 return
             view.placed = 0.0
         if _near(new, view.c2w, 1e-4, 1e-2):
