@@ -83,10 +83,10 @@ def film(
         z = torch.from_numpy(fine.depth)
         points = unproject(z, torch.from_numpy(fine_K), torch.from_numpy(pose))[static]
         surface.append(np.column_stack([points.numpy(), z[static].numpy()]))
-    points, depth = thin(np.concatenate(surface))
+    kept, nearest = thin(np.concatenate(surface))
     return Episode(
         scene.seed, K, c2w, c2w if commanded is None else commanded, np.stack([s.rgb for s in shots]),
-        np.stack([s.depth for s in shots]), np.stack([s.dynamic for s in shots]), points, depth,
+        np.stack([s.depth for s in shots]), np.stack([s.dynamic for s in shots]), kept, nearest,
     )  # fmt: skip
 
 

@@ -34,7 +34,7 @@ preferred.
 """
 MOST_CHANGE = 0.4
 """Log depth by which a plane may correct an estimate."""
-CHANGE, JUMP = 0.6, 1.5
+CHANGE, JUMP = 1.2, 1.5
 """Cost of a change of label between neighbours, and of a step in depth that it makes."""
 JUMP_SIZE = 0.05
 """Log depth of a full step."""
@@ -42,7 +42,7 @@ WALL_COST = 15.0
 """A new wall must explain the picture better by this much."""
 BIAS_COST = 10.0
 """Cost of a wall whose estimate is off as a whole by `SPREAD`."""
-COLOUR, COLOUR_UNKNOWN = 0.2, 0.25
+COLOUR, COLOUR_UNKNOWN = 0.35, 0.44
 """Weight of a colour's log likeness to the known part of a plane, and the cost of what has no known part."""
 COLOUR_BINS, LEAST_COLOURS = 12, 40
 CONTRAST = 0.05
@@ -52,7 +52,7 @@ SPREAD, OFFSETS = 0.24, 13
 """New walls are tried within this share of their distance, at so many offsets; then once more, finer."""
 LEAST_NEW = 0.01
 """Share of a frame that must be new before labels are looked for."""
-LEAST_WALL = 0.06
+LEAST_WALL = 0.12
 """Share of a frame that must be new before a new wall is: a strip does not tell how far a wall is. What no plane
 explains is left to a later view then.
 """
