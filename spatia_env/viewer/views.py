@@ -37,6 +37,7 @@ class View:
     Attributes:
         client: viser's handle.
         walks: Whether a view that rests is walked to.
+        free: Whether it looks around by itself for now, as from above; then it neither walks nor follows.
         moved: When it last moved, monotonic seconds; 0 when it has been dealt with.
         c2w: Where it is [4, 4].
         picture: The widget that shows the preview.
@@ -47,6 +48,7 @@ class View:
 
     client: Any
     walks: bool = True
+    free: bool = False
     moved: float = 0.0
     c2w: Tensor = field(default_factory=lambda: torch.eye(4))
     picture: Any = None
@@ -103,14 +105,14 @@ class Views:
     def refresh(self) -> None:
         """The world has changed: previews again, and walking clients stand where the walker is."""
         for view in tuple(self._views.values()):
-            if view.walks and not view.moved:
+            if view.walks and not view.free and not view.moved:
                 self.go_to_walker(view)
             self._ask(view)
 
     def tick(self, now: float) -> None:
         """Report views that have come to rest."""
         for view in tuple(self._views.values()):
-            if view.walks and view.moved and now - view.moved > REST_SECONDS:
+            if view.walks and not view.free and view.moved and now - view.moved > REST_SECONDS:
                 view.moved = 0.0
                 if not self.is_at_walker(view):
                     self._rested(view)
@@ -122,7 +124,8 @@ class Views:
     def go_to_walker(self, view: View) -> None:
         """Put a client's camera where the walker is."""
         c2w = self._session.now.state.c2w.double().numpy()
-        view.c2w, view.moved = upright(self._session.now.state.c2w), 0.0
+        view.free, view.moved = False, 0.0
+        view.c2w = upright(self._session.now.state.c2w), 0.0
         # A browser that is there already has nothing to say about it.
         is_there = view.reported is not None and _near(view.reported, view.c2w)
         view.placed = 0.0 if is_there else time.monotonic()
@@ -130,7 +133,7 @@ class Views:
 
     def go_above(self, view: View) -> None:
         """Put a client's camera above and behind the walker, to look at the whole."""
-        view.walks, view.moved = False, 0.0
+        view.free, view.moved = True, 0.0
         state = self._session.now.state
         low, high = bounds(state.memory.blocks)
         middle, reach = (low + high) / 2, float(np.clip(np.linalg.norm(high - low), 2.0, 30.0))
