@@ -149,20 +149,25 @@ def _render(cloud: _Cloud, w2c: Tensor, K: Tensor, height: int, width: int) -> R
     canvas = _Canvas(height, width)
     workers = min(torch.get_num_threads(), len(w2c)) if w2c.device.type == "cpu" else 1
     pieces = cloud.pieces(PIECES[workers > 1])
+    planes = cloud.xyz.new_empty(len(w2c), 7, height + 2 * PAD, width + 2 * PAD)
 
-    def view(pose: Tensor) -> Tensor:
-        splats = [_visible_splats(piece, pose, K, canvas) for piece in pieces]
-        zbuffer = _zbuffer(splats, canvas)
-        total = _accumulate(splats, zbuffer, [piece.values for piece in pieces], canvas)
-        return canvas.crop(torch.cat([total, zbuffer[None]]))
+    inference = torch.is_inference_mode_enabled()
+
+    def view(out: Tensor, pose: Tensor) -> None:
+        with torch.inference_mode(inference):  # a mode holds for its own thread only
+            splats = [_visible_splats(piece, pose, K, canvas) for piece in pieces]
+            zbuffer = _zbuffer(splats, canvas)
+            out[:6] = canvas.crop(_accumulate(splats, zbuffer, [piece.values for piece in pieces], canvas))
+            out[6] = canvas.crop(zbuffer)
 
     if workers > 1:
         # Made anew each time, which costs 0.1 ms: a pool that is kept would not survive a fork of the process.
         with ThreadPoolExecutor(workers) as pool:
-            views = list(pool.map(view, w2c))
+            list(pool.map(view, planes, w2c))
     else:
-        views = [view(pose) for pose in w2c]
-    return close_holes(_resolve(torch.stack(views))).cropped(PAD)
+        for out, pose in zip(planes, w2c, strict=True):
+            view(out, pose)
+    return close_holes(_resolve(planes)).cropped(PAD)
 
 
 def _visible_splats(cloud: _Cloud, w2c: Tensor, K: Tensor, canvas: _Canvas) -> _Splats:
