@@ -112,7 +112,7 @@ def _press(page: Page, app: Any, name: str) -> None:
 def _rest(page: Page, app: Any) -> None:
     page.wait_for(lambda: not app.session.queue.pending(), "nothing waits")
     page.wait_for(lambda: app.stage.settle(0.1), "the cloud has been sent")
-    page.pause(3)
+    page.pause(6)
 
 
 if __name__ == "__main__":

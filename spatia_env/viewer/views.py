@@ -125,7 +125,7 @@ class Views:
         """Put a client's camera where the walker is."""
         c2w = self._session.now.state.c2w.double().numpy()
         view.free, view.moved = False, 0.0
-        view.c2w = upright(self._session.now.state.c2w), 0.0
+        view.c2w = upright(self._session.now.state.c2w)
         # A browser that is there already has nothing to say about it.
         is_there = view.reported is not None and _near(view.reported, view.c2w)
         view.placed = 0.0 if is_there else time.monotonic()
