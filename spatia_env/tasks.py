@@ -55,16 +55,16 @@ class NoTask:
 class Explore(Episode):
     """See surface that nobody has seen: `new_surface = weight * min(growth_area / area_scale, limit)`.
 
-    A quarter turn in an unseen room adds several square metres; a look at what is known adds none. The limit
-    keeps one clip of badly placed points from outweighing an episode. With `frontier_weight` the term
+    A turn of 30 degrees in an unseen room adds 60 to 95 square metres of points, a look at what is known none. The
+    limit keeps one clip of badly placed points from outweighing an episode. With `frontier_weight` the term
     `frontier` is the metres by which the camera came nearer to the nearest frontier of the map. Succeeds and
     ends once `goal_area` square metres were added; 0 never ends.
     """
 
     weight: float = 1.0
-    area_scale: float = 4.0
+    area_scale: float = 40.0
     """Square metres worth a reward of 1."""
-    limit: float = 2.0
+    limit: float = 2.5
     step_cost: float = 0.0
     """Subtracted every step, as the term `time`."""
     frontier_weight: float = 0.0

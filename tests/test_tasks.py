@@ -139,7 +139,7 @@ def test_spl_is_success_times_the_shortest_way_over_the_way_taken():
 
 
 def test_explore_succeeds_at_its_area_and_its_spl_counts_clips():
-    task = make_task("explore", goal_area=10.0)
+    task = make_task("explore", goal_area=10.0, area_scale=4.0, limit=2.0)
     task.reset(context())
     assert task.evaluate(context(growth_area=4.0)).spl == 0
     assert not task.evaluate(context(growth_area=4.0)).terminated
