@@ -25,11 +25,11 @@ SCENES = 4
 """Episodes with the checkpoint take long; so many of the setting's scenes are played."""
 LAST = 4
 """Frames at the end of the return that are compared."""
-PAINT = (220, 40, 200)
-PAINTED, CUBE = 0.5, 0.25
+PAINT = (70, 130, 160)
+PAINTED, CUBE = 0.8, 0.3
 """Edges in metres of the box that is painted and of the cube that is put in."""
-FACES = ((230, 60, 40), (40, 90, 230), (240, 200, 40), (40, 170, 80), (240, 240, 240), (120, 60, 160))
-"""Colours of the cube's sides: -X, +X, -Y, +Y, -Z, +Z."""
+FACES = tuple(tuple(round(shade * c) for c in (210, 160, 90)) for shade in (0.75, 0.85, 0.65, 0.9, 0.55, 1.0))
+"""Colours of the cube's sides, one colour under a light from above: -X, +X, -Y, +Y, -Z, +Z."""
 MIN_PIXELS = 50
 
 
