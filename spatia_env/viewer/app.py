@@ -47,6 +47,7 @@ class Playground:
         self._fresh = threading.Event()
         self._queue_changed = threading.Event()
         self._stop = threading.Event()
+        self._arriving = threading.Lock()
         self._shown: np.ndarray | None = None
         self._build()
         session.subscribe(self._heard)
@@ -152,11 +153,27 @@ class Playground:
             self._queue_changed.set()
 
     def _arrived(self, client: Any) -> None:
+        with self._arriving:  # a container of widgets is filled by one thread at a time
+            try:
+                widgets = self._furnish(client)
+            except RuntimeError:
+                # viser takes a client's widgets away when it leaves, also while they are being made.
+                if client.client_id in self.server.get_clients():
+                    raise
+                widgets = []
+            if client.client_id not in self.server.get_clients():
+                self.views.remove(client.client_id)
+                for widget in widgets:
+                    widget.remove()
+
+    def _furnish(self, client: Any) -> list[Any]:
+        """A client's own widgets."""
         picture = self.clip.add_preview(client)
         view = self.views.add(client, picture, walks=not self.session.read_only)
-        self.see.add_camera_buttons(client, view)
+        widgets = [picture, self.see.add_camera_buttons(client, view)]
         if self.walk is not None:
-            self.walk.add_camera_controls(client, view)
+            widgets += self.walk.add_camera_controls(client, view)
+        return widgets
 
     def _left(self, client: Any) -> None:
         self.views.remove(client.client_id)

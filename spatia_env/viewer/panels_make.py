@@ -50,8 +50,8 @@ class WalkPanel:
             self._numbers = gui.add_text("clips", "0 0 0.4 0 10 0; 0 0 0.4 0 -10 0")
             gui.add_button("Walk them", color=QUIET).on_click(self._walk_numbers)
 
-    def add_camera_controls(self, client: Any, view: Any) -> None:
-        """A client's own switch: whether its camera walks."""
+    def add_camera_controls(self, client: Any, view: Any) -> list[Any]:
+        """A client's own switch, whether its camera walks, and a button to walk there; the widgets."""
         with self._mine:
             walks = client.gui.add_checkbox("My camera walks", view.walks)
             go = client.gui.add_button("Go to this view")
@@ -63,6 +63,7 @@ class WalkPanel:
                 self._app.views.go_to_walker(view)
 
         go.on_click(lambda event: self._go(event, view))
+        return [walks, go]
 
     def _move(self, event: Any, name: str) -> None:
         path = paths.from_move(name, self._app.session.num_frames)

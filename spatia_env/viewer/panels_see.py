@@ -109,14 +109,12 @@ class SeePanel:
         self._says = gui.add_html(markup.note(""))
         self._colouring.on_update(lambda event: self._colour())
 
-    def add_camera_buttons(self, client: Any, view: View) -> None:
-        """A client's own buttons: look from the walker's eyes, or from above."""
+    def add_camera_buttons(self, client: Any, view: View) -> Any:
+        """A client's own buttons: look from the walker's eyes, or from above; the widget."""
         with self._mine:
             eyes = client.gui.add_button_group("", ("from the walker's eyes", "from above"))
-        views = self._app.views
-        eyes.on_click(
-            lambda event: (views.go_above if eyes.value == "from above" else views.go_to_walker)(view)
-        )
+        eyes.on_click(lambda event: self._look(view, eyes.value == "from above"))
+        return eyes
 
     def _look(self, view: View, above: bool) -> None:
         self._boxes["keyframes"].value = above
