@@ -97,7 +97,6 @@ def _load_official(folder: Path, options: "OfficialOptions") -> Checkpoint:
 def _load(folder: Path) -> Checkpoint:
     from spatia_env.model.autoencoder import TinyAutoencoder
     from spatia_env.model.sentences import sentence_encoder
-    from spatia_env.model.text import WordTextEncoder
     from spatia_env.model.transformer import SpatiaTransformer3DModel
 
     config = read_config(folder)
@@ -105,10 +104,8 @@ def _load(folder: Path) -> Checkpoint:
         SpatiaTransformer3DModel, config["transformer"], folder / "transformer.safetensors"
     )
     autoencoder = load_network(TinyAutoencoder, config["autoencoder"], folder / "autoencoder.safetensors")
-    reads_words = config["transformer"]["text_dim"] == WordTextEncoder.dim
-    text_encoder = WordTextEncoder() if reads_words else sentence_encoder()
     pipeline = SpatiaPipeline(
-        transformer, autoencoder, text_encoder, ClipShape(**config["shape"]), tuple(config["sigmas"])
+        transformer, autoencoder, sentence_encoder(), ClipShape(**config["shape"]), tuple(config["sigmas"])
     )
     return Checkpoint(pipeline, config, folder, f"{config['name']}-{weights_hash(folder)[:12]}", folder)
 
