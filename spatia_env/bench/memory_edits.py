@@ -43,7 +43,7 @@ class EditedTruth:
 
 def probe_edits(setting: Setting) -> Probed:
     """Pictures after an edit, four clips and a return, in the edited region and outside of it."""
-    env = SpatiaEnv(action="path", size=SIZE, **({} if setting.model is None else {"model": setting.model}))
+    env = SpatiaEnv(action="path", size=SIZE, model=setting.model or "spatia-tiny")
     inside: dict[str, dict[int, float]] = {"paint": {}, "insert": {}}
     outside: dict[str, dict[int, float]] = {"paint": {}, "insert": {}}
     pictures = []
@@ -124,7 +124,7 @@ def painter(centre: np.ndarray) -> Callable[[World], object]:
 def painted(truth: Truth, centre: np.ndarray) -> EditedTruth:
     """The truth with that box painted."""
     inside = (np.abs(points_of(truth) - centre) <= PAINTED / 2).all(-1) & (truth.depth[1:] > 0)
-    return EditedTruth(np.where(inside[..., None], np.uint8(PAINT), truth.frames[1:]), inside)
+    return EditedTruth(np.where(inside[..., None], np.array(PAINT, np.uint8), truth.frames[1:]), inside)
 
 
 def cube_middle(truth: Truth) -> np.ndarray:
@@ -136,7 +136,9 @@ def cube_middle(truth: Truth) -> np.ndarray:
 
 def inserter(truth: Truth) -> Callable[[World], object]:
     """The edit that puts a coloured cube before the camera."""
-    corners, faces, colours = [], [], []
+    corners: list[np.ndarray] = []
+    faces: list[tuple[int, int, int]] = []
+    colours: list[tuple[int, ...]] = []
     for side, colour in enumerate(FACES):
         axis, sign = side // 2, 1 if side % 2 else -1
         first = len(corners)
