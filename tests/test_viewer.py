@@ -557,3 +557,30 @@ def test_a_late_browser_is_not_taken_for_a_user_who_walks(session):
     assert rested == [view] and view.moved == 0
     views.remove(1)
     views.close()
+
+
+class Gone:
+    """A picture of a client that has left: viser refuses to change it."""
+
+    def __setattr__(self, name, value):
+        raise RuntimeError(f"Cannot assign to '{name}' on a removed handle.")
+
+
+def test_a_client_that_left_does_not_end_the_previews_of_others(session):
+    walker = upright(session.now.state.c2w)
+    views = Views(session, 32, lambda view: None)
+    gone, here = Client(walker), Client(walker)
+    here.client_id = 2
+    views.add(gone, Gone(), walks=True)
+    for _ in range(500):
+        if views[1] is None:
+            break
+        time.sleep(0.02)
+    assert views[1] is None
+    view = views.add(here, types.SimpleNamespace(image=None), walks=True)
+    for _ in range(500):
+        if view.previews:
+            break
+        time.sleep(0.02)
+    assert view.previews == 1 and view.picture.image.shape[1] == 32
+    views.close()

@@ -154,17 +154,20 @@ class Playground:
 
     def _arrived(self, client: Any) -> None:
         with self._arriving:  # a container of widgets is filled by one thread at a time
+            # viser takes a client's widgets away when it leaves, also while they are being made.
+            outbox = client._websock_connection.get_message_buffer()
             try:
-                widgets = self._furnish(client)
+                with outbox.sanctioned_dead_writes():
+                    widgets = self._furnish(client)
             except RuntimeError:
-                # viser takes a client's widgets away when it leaves, also while they are being made.
                 if client.client_id in self.server.get_clients():
                     raise
                 widgets = []
             if client.client_id not in self.server.get_clients():
                 self.views.remove(client.client_id)
-                for widget in widgets:
-                    widget.remove()
+                with outbox.sanctioned_dead_writes():
+                    for widget in widgets:
+                        widget.remove()
 
     def _furnish(self, client: Any) -> list[Any]:
         """A client's own widgets."""

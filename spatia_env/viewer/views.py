@@ -178,10 +178,15 @@ class Views:
         from spatia_env.viewer.pictures import enlarge
 
         frame, _ = self._session.preview(view.c2w)
-        if view.client.client_id in self._views:
-            height = round(self._width * frame.shape[0] / frame.shape[1])
-            view.picture.image = enlarge(frame, self._width, height)
-            view.previews += 1
+        height = round(self._width * frame.shape[0] / frame.shape[1])
+        picture = enlarge(frame, self._width, height)
+        try:
+            if view.client.client_id in self._views:
+                view.picture.image = picture
+                view.previews += 1
+        except RuntimeError:
+            # viser refuses to draw for a client that left just now; the thread goes on for the others.
+            self.remove(view.client.client_id)
 
 
 def _near(a: Tensor, b: Tensor, metres: float = NEAR_METRES, degrees: float = NEAR_DEGREES) -> bool:
