@@ -32,8 +32,12 @@ COMMANDS: dict[str, Command] = {
     "view": Command("spatia_env.viewer.cli", "walk, speak, edit and fork a world in the browser"),
     "gallery": Command("spatia_env.gallery", "write the films and sheets of docs/gallery"),
     "export-html": Command("spatia_env.export_html", "one page of an episode that opens from disk"),
-    "record": Command("spatia_env.record", "play episodes and write them down: film, JSON, Minari, WebDataset"),
-    "replay": Command("spatia_env.replay", "play a recorded episode again; names the first step that differs"),
+    "record": Command(
+        "spatia_env.record", "play episodes and write them down: film, JSON, Minari, WebDataset"
+    ),
+    "replay": Command(
+        "spatia_env.replay", "play a recorded episode again; names the first step that differs"
+    ),
     "train": Command("spatia_env.train.cli", "train the parts of the embedded checkpoint from their seeds"),
     "bench": Command("spatia_env.bench.cli", "measure against ground truth; writes results.json and tables"),
     "convert": Command("spatia_env.convert", "turn the officially released weights into one folder"),

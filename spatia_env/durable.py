@@ -58,5 +58,7 @@ def request_from_plain(plain: dict[str, Any]) -> ClipRequest:
     """The request of `request_to_plain`."""
     import torch
 
-    tensors: dict[str, Any] = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in plain.items()}
+    tensors: dict[str, Any] = {
+        k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in plain.items()
+    }
     return ClipRequest(**tensors)

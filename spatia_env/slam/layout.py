@@ -225,7 +225,9 @@ def _match(frame: _Frame, planes: list[Plane], settings: list[list[_Wall]]) -> t
     colour = _colour_cost(frame, planes)
     # What has no known part may look like any wall that has, or like nothing seen so far.
     walls = [number for number, plane in enumerate(planes) if plane.upright]
-    unknown = torch.cat([colour[..., walls], torch.full_like(frame.z[..., None], COLOUR_UNKNOWN)], -1).amin(-1)
+    unknown = torch.cat([colour[..., walls], torch.full_like(frame.z[..., None], COLOUR_UNKNOWN)], -1).amin(
+        -1
+    )
     unary[..., 1 : 1 + len(planes)] += colour[:, None]
     unary[..., 0] += unknown[:, None]
     unary[..., 1 + len(planes) :] += unknown[:, None, :, None]
