@@ -231,10 +231,11 @@ def _match(frame: _Frame, planes: list[Plane], settings: list[list[_Wall]]) -> t
     unary[..., 1 : 1 + len(planes)] += colour[:, None]
     unary[..., 0] += unknown[:, None]
     unary[..., 1 + len(planes) :] += unknown[:, None, :, None]
-    total = torch.zeros_like(unary)
-    for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
-        for sign in (1, -1):
-            total += _sweep(unary, log_z, frame.rgb, sign * dy, sign * dx)
+    total = _sweeps(unary, log_z, frame.rgb, (0, 1, -1))
+    # Sweeps over columns are those over rows of the transposed frame.
+    total += _sweeps(unary.transpose(0, 2), log_z.transpose(0, 2), frame.rgb.transpose(0, 1), (0,)).transpose(
+        0, 2
+    )
     labels = total.argmin(-1, keepdim=True)
     cost = unary.gather(-1, labels).sum((0, 2, 3)) + _change_cost(labels, log_z, frame.rgb)
     swapped = (labels.transpose(0, 2), log_z.transpose(0, 2), frame.rgb.transpose(0, 1))
@@ -285,38 +286,37 @@ def _edge(a: Tensor, b: Tensor) -> Tensor:
     return LEAST_CONTRAST + torch.exp(-(a - b).square().sum(-1) / (2 * CONTRAST**2))
 
 
-def _sweep(unary: Tensor, log_z: Tensor, rgb: Tensor, dy: int, dx: int) -> Tensor:
-    """Path costs [h, B, w, L] along one direction."""
-    if dy == 0:  # a sweep over columns is one over rows of the transposed frame
-        return _sweep(unary.transpose(0, 2), log_z.transpose(0, 2), rgb.transpose(0, 1), dx, 0).transpose(
-            0, 2
-        )
-    rows = range(len(unary)) if dy > 0 else range(len(unary) - 1, -1, -1)
-    out = torch.empty_like(unary)
-    before: int | None = None
-    for row in rows:
-        if before is None:
-            out[row] = unary[row]
-        else:
-            edge = _edge(rgb[row], _shift(rgb[before][None], dx)[0])[None, :, None, None]
-            step = (log_z[row][..., None, :] - log_z[row][..., None]).abs() / JUMP_SIZE
-            # Floors and walls meet without a step; where one of the two is a thing, an edge excuses it.
-            excused = edge.expand_as(step).clone()
-            excused[..., 1:, 1:] = 1.0
-            change = edge * CHANGE + excused * JUMP * step.clamp_max(1)
-            change.diagonal(dim1=-2, dim2=-1).zero_()
-            previous = _shift(out[before], dx)
-            reached = (previous[..., None] + change).amin(-2)
-            out[row] = unary[row] + reached - previous.amin(-1, keepdim=True)
-        before = row
-    return out
+def _sweeps(unary: Tensor, log_z: Tensor, rgb: Tensor, slants: tuple[int, ...]) -> Tensor:
+    """Path costs [h, B, w, L] down and up the rows, `dx` pixels aside a row for each slant `dx`; their sum.
 
-
-def _shift(row: Tensor, dx: int) -> Tensor:
-    """Rows [B, w, ...] moved by `dx` pixels; the border repeats."""
-    if dx == 0:
-        return row
-    return torch.cat([row[:, :1], row[:, :-1]], 1) if dx > 0 else torch.cat([row[:, 1:], row[:, -1:]], 1)
+    All D = 2 * len(slants) directions go at once, each in its own order of rows.
+    """
+    h, batch, w, count = unary.shape
+    ways = [(dy, dy * dx) for dx in slants for dy in (1, -1)]
+    column = torch.arange(w)
+    come = torch.stack([(column - dx).clamp(0, w - 1) for _, dx in ways])  # [D, w]: from where a path comes
+    order = torch.stack([torch.arange(h) if dy > 0 else torch.arange(h - 1, -1, -1) for dy, _ in ways], 1)
+    # Along the paths [h, D, w]: how little colours differ between a pixel and the one before it.
+    before = rgb[order[:-1, :, None], come[None]]
+    edge = _edge(rgb[order[1:]], before)
+    # Floors and walls meet without a step; where one of the two is a thing, an edge excuses it.
+    excused = edge[..., None, None].expand(*edge.shape, count, count).clone()
+    excused[..., 1:, 1:] = 1.0
+    excused *= JUMP
+    change = (edge * CHANGE)[..., None, None] * (1 - torch.eye(count))
+    levels = log_z.movedim(2, 1)  # [h, w, B, L]
+    step = ((levels[..., None, :] - levels[..., None]).abs() / JUMP_SIZE).clamp_max(1)
+    costs = unary.movedim(2, 1)
+    flat = (come + w * torch.arange(len(ways))[:, None]).flatten()
+    out = torch.empty(h, len(ways), w, batch, count)
+    out[0] = costs[order[0]]
+    for row in range(1, h):
+        previous = out[row - 1].flatten(0, 1).index_select(0, flat).view(len(ways), w, batch, count)
+        change_here = step[order[row]] * excused[row - 1][:, :, None] + change[row - 1][:, :, None]
+        reached = (previous[..., None] + change_here).amin(-2)
+        out[row] = costs[order[row]] + reached - previous.amin(-1, keepdim=True)
+    total = torch.stack([out[order[:, way].argsort(), way] for way in range(len(ways))]).sum(0)
+    return total.movedim(1, 2)
 
 
 def _apply(
