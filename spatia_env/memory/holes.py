@@ -9,6 +9,7 @@ depth: it shows what nobody has seen, and stays open.
 from dataclasses import dataclass
 from functools import reduce
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,6 +44,13 @@ def surface_tolerance(z: Tensor) -> Tensor:
     return 0.02 + 0.03 * z
 
 
+def where(mask: Tensor) -> Tensor:
+    """Indices of what is true in `mask` [n]; on a CPU NumPy's search is several times as fast as torch's."""
+    if mask.device.type == "cpu":
+        return torch.from_numpy(np.flatnonzero(mask.numpy()))
+    return mask.nonzero().squeeze(-1)
+
+
 def close_holes(render: Render) -> Render:
     """Fill narrow gaps in a surface by what lies on both sides of them.
 
@@ -71,7 +79,7 @@ def close_holes(render: Render) -> Render:
     around, count = _around(planes, known, at, stride)
     enough = lines >= LINES
     value = torch.where(enough, total / lines.clamp_min(1), around)
-    chosen = (enough | (count >= ENCLOSED)).nonzero().squeeze(-1)
+    chosen = where(enough | (count >= ENCLOSED))
     at, value = at[chosen], value[:, chosen]
     views, height, width = render.known.shape
     planes[:, at] = value
@@ -95,7 +103,7 @@ def _candidates(known: Tensor) -> Tensor:
         length = count.shape[dim] - 2 * REACH
         count = reduce(torch.add, [count.narrow(dim, i, length) for i in range(2 * REACH + 1)])
     unknown[:, inner, inner] &= count >= LINES
-    return unknown.flatten().nonzero().squeeze(-1)
+    return where(unknown.flatten())
 
 
 def _across(planes: Tensor, known: Tensor, at: Tensor, step: int) -> tuple[Tensor, Tensor]:

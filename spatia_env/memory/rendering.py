@@ -11,16 +11,24 @@ know how the points are stored; `render_rows` takes them as blocks hold them.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.sparse import coo_matrix
 from torch import Tensor
 
 from spatia_env.cameras import invert_se3
-from spatia_env.memory.holes import REACH, Render, _close_holes_reference, close_holes, surface_tolerance
+from spatia_env.memory.holes import (
+    REACH,
+    Render,
+    _close_holes_reference,
+    close_holes,
+    surface_tolerance,
+    where,
+)
 
 __all__ = ["Render", "render_points", "render_rows", "surface_tolerance"]
 
@@ -42,11 +50,13 @@ MARGIN = PAD + 6
 PIECES = (1 << 17, 1 << 15)
 """Points handled at once: what the cache holds; with threads, which share out the views, as many as torch works on
 without threads of its own. The result does not depend on it."""
+TOGETHER = 1 << 17
+"""Views are drawn together as long as they have so many points to look at: small arrays cost calls, large ones the
+cache. The result does not depend on it."""
 MIN_RADIUS = 1e-3
 """Metres: finer spacings do not make a point count for more."""
 _OUTSIDE = 1e15  # times a distance in pixels beyond a footprint: a depth that is no depth any more
 _NO_DEPTH = 1e7
-_HIDDEN = 0.3  # hidden points are sorted out before the second pass where their share is at least this
 
 
 def render_points(
@@ -75,8 +85,7 @@ def render_points(
         `Render`; pixels that nothing reaches are black, with depth 0 and `known` false.
     """
     quality = torch.ones_like(radius) if weight is None else weight
-    values = torch.cat([rgb.T * quality, quality[None]])
-    return _render(_Cloud(points.T.contiguous(), radius, values), w2c, K, height, width)
+    return _render(_Cloud(points.T.contiguous(), radius, _values(rgb, quality)), w2c, K, height, width)
 
 
 def render_rows(rows: np.ndarray, c2w: Tensor, K: Tensor, height: int, width: int) -> Render:
@@ -86,16 +95,25 @@ def render_rows(rows: np.ndarray, c2w: Tensor, K: Tensor, height: int, width: in
     """
     device = K.device
     position = torch.from_numpy(np.ascontiguousarray(rows["position"].T)).to(device)
-    colour = torch.from_numpy(np.ascontiguousarray(rows["colour"].T)).to(device).float() / 255
+    colour = torch.from_numpy(np.ascontiguousarray(rows["colour"])).to(device).float() / 255
     radius = torch.from_numpy(rows["radius"].astype(np.float32)).to(device)
     weight = (0.01 / radius.clamp_min(MIN_RADIUS)) ** 2
-    cloud = _Cloud(position, radius, torch.cat([colour * weight, weight[None]]))
+    cloud = _Cloud(position, radius, _values(colour, weight))
     return _render(cloud, invert_se3(c2w), K, height, width)
+
+
+def _values(rgb: Tensor, quality: Tensor) -> Tensor:
+    """What is summed over a pixel, a row [6] for each point: quality times r, g, b and z (0 as yet), quality, 1."""
+    values = rgb.new_ones(len(rgb), 6)
+    values[:, :3] = rgb * quality[:, None]
+    values[:, 3] = 0
+    values[:, 4] = quality
+    return values
 
 
 @dataclass(frozen=True)
 class _Cloud:
-    """Points as planes: `xyz` [3, N], `radius` [N], and `values` [4, N]: quality times r, g, b, and quality."""
+    """Points: `xyz` [3, N], `radius` [N], and `values` [N, 6] as `_values` makes them."""
 
     xyz: Tensor
     radius: Tensor
@@ -105,7 +123,7 @@ class _Cloud:
         """Parts of about equal size."""
         count = max(len(self.radius), 1)
         size = math.ceil(count / math.ceil(count / largest))
-        parts = (self.xyz.split(size, 1), self.radius.split(size), self.values.split(size, 1))
+        parts = (self.xyz.split(size, 1), self.radius.split(size), self.values.split(size))
         return [_Cloud(*part) for part in zip(*parts, strict=True)]
 
 
@@ -123,10 +141,17 @@ class _Splats:
     def __getitem__(self, index: Tensor) -> "_Splats":
         return _Splats(*(getattr(self, name).index_select(0, index) for name in _Splats.__annotations__))
 
+    @staticmethod
+    def join(parts: "Sequence[_Splats]") -> "_Splats":
+        """All of them in one, in their order."""
+        if len(parts) == 1:
+            return parts[0]
+        return _Splats(*(torch.cat([getattr(p, name) for p in parts]) for name in _Splats.__annotations__))
+
 
 @dataclass(frozen=True)
 class _Canvas:
-    """A view's pixels in one row, with a margin of `MARGIN` pixels."""
+    """The pixels of views in one row, each view with a margin of `MARGIN` pixels."""
 
     height: int
     width: int
@@ -140,8 +165,9 @@ class _Canvas:
         return (self.height + 2 * MARGIN) * self.stride
 
     def crop(self, values: Tensor) -> Tensor:
-        """[..., pixels] -> [..., H + 2 PAD, W + 2 PAD]."""
-        images, cut = values.unflatten(-1, (-1, self.stride)), MARGIN - PAD
+        """[..., views * pixels] -> [..., views, H + 2 PAD, W + 2 PAD]."""
+        cut = MARGIN - PAD
+        images = values.unflatten(-1, (-1, self.height + 2 * MARGIN, self.stride))
         return images[..., cut:-cut, cut:-cut]
 
 
@@ -150,146 +176,153 @@ def _render(cloud: _Cloud, w2c: Tensor, K: Tensor, height: int, width: int) -> R
     workers = min(torch.get_num_threads(), len(w2c)) if w2c.device.type == "cpu" else 1
     pieces = cloud.pieces(PIECES[workers > 1])
     planes = cloud.xyz.new_empty(len(w2c), 7, height + 2 * PAD, width + 2 * PAD)
+    together = max(1, min(math.ceil(len(w2c) / workers), TOGETHER // max(len(cloud.radius), 1)))
 
     inference = torch.is_inference_mode_enabled()
 
-    def view(out: Tensor, pose: Tensor) -> None:
+    def views(out: Tensor, poses: Tensor) -> None:
         with torch.inference_mode(inference):  # a mode holds for its own thread only
-            splats = [_visible_splats(piece, pose, K, canvas) for piece in pieces]
-            zbuffer = _zbuffer(splats, canvas)
-            out[:6] = canvas.crop(_accumulate(splats, zbuffer, [piece.values for piece in pieces], canvas))
-            out[6] = canvas.crop(zbuffer)
+            splats, values = [], []
+            for number, pose in enumerate(poses):
+                for piece in pieces:
+                    seen = _visible_splats(piece, pose, K, canvas, number)
+                    value = piece.values.index_select(0, seen.point)
+                    value[:, 3] = seen.z * value[:, 4]
+                    splats.append(seen)
+                    values.append(value)
+            zbuffer = _zbuffer(splats, len(poses), canvas)
+            # All pieces together: so the order of additions does not depend on them.
+            sums = _accumulate(_Splats.join(splats), torch.cat(values), zbuffer, canvas)
+            out[:, :6] = canvas.crop(sums.T).transpose(0, 1)
+            out[:, 6] = canvas.crop(zbuffer)
 
     if workers > 1:
         # Made anew each time, which costs 0.1 ms: a pool that is kept would not survive a fork of the process.
         with ThreadPoolExecutor(workers) as pool:
-            list(pool.map(view, planes, w2c))
+            list(pool.map(views, planes.split(together), w2c.split(together)))
     else:
-        for out, pose in zip(planes, w2c, strict=True):
-            view(out, pose)
+        for out, poses in zip(planes.split(together), w2c.split(together), strict=True):
+            views(out, poses)
     return close_holes(_resolve(planes)).cropped(PAD)
 
 
-def _visible_splats(cloud: _Cloud, w2c: Tensor, K: Tensor, canvas: _Canvas) -> _Splats:
+def _visible_splats(cloud: _Cloud, w2c: Tensor, K: Tensor, canvas: _Canvas, number: int) -> _Splats:
+    """The points that a camera `w2c` [4, 4] has in sight, on view `number` of the canvas."""
     x, y, z = (sum(p * r for p, r in zip(cloud.xyz, row, strict=False)) + row[3] for row in w2c[:3].tolist())
     focal, nearness = float(K[0, 0]), z.clamp_min(1e-6).reciprocal()
     # Coordinates in which the centre of pixel i is at i.
-    u = x * nearness * focal + (float(K[0, 2]) - 0.5)
-    v = y * nearness * float(K[1, 1]) + (float(K[1, 2]) - 0.5)
-    inside = (u - (canvas.width - 1) / 2).abs() < canvas.width / 2 + PAD + 1
-    inside &= (v - (canvas.height - 1) / 2).abs() < canvas.height / 2 + PAD + 1
+    u = x.mul_(nearness).mul_(focal).add_(float(K[0, 2]) - 0.5)
+    v = y.mul_(nearness).mul_(float(K[1, 1])).add_(float(K[1, 2]) - 0.5)
+    inside = (u - (canvas.width - 1) / 2).abs_() < canvas.width / 2 + PAD + 1
+    inside &= (v - (canvas.height - 1) / 2).abs_() < canvas.height / 2 + PAD + 1
     inside &= z > NEAR
-    point = inside.nonzero().squeeze(-1)
+    point = where(inside)
     u, v, z, near, radius = (values.index_select(0, point) for values in (u, v, z, nearness, cloud.radius))
     left, top = u.floor(), v.floor()
-    corner = top.int() * canvas.stride + left.int() + (MARGIN * canvas.stride + MARGIN)
+    begin = number * canvas.pixels + MARGIN * canvas.stride + MARGIN
+    corner = top.int() * canvas.stride + left.int() + begin
     return _Splats(point, corner, u - left, v - top, z, (radius * near * focal).clamp(1.0, MAX_RADIUS_PX))
 
 
-def _groups(splats: _Splats, reach: Tensor) -> Iterator[tuple[int, _Splats]]:
-    """Splats by the width in pixels of the square of pixel centres within `reach`: (width, splats)."""
+def _groups(reach: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Indices of splats by the width in pixels of the square of pixel centres within `reach`: (width, indices)."""
     if not len(reach):
         return
     width = torch.ceil(2 * reach - 1e-4).clamp_min(2)
     narrowest, widest = int(width.min()), int(width.max())
-    if narrowest == widest:
-        yield widest, splats
-        return
     for k in range(narrowest, widest + 1):
-        which = (width == k).nonzero().squeeze(-1)
+        which = where(width == k)
         if len(which):
-            yield k, splats[which]
+            yield k, which
 
 
-def _steps(fraction: Tensor, width: int, stride: int) -> list[tuple[Tensor | int, Tensor]]:
-    """Canvas steps to the pixels of a footprint along one axis, and the distances to their centres.
+def _footprint(corner: Tensor, splats: _Splats, width: int, canvas: _Canvas) -> tuple[Tensor, Tensor, Tensor]:
+    """Pixels [width^2, n] of a square around each splat, and distances [width, n] to its rows and columns.
 
     An even number of pixels lies around the splat, an odd one around the pixel nearest to it.
     """
-    if width % 2 == 0:
-        return [(i * stride, (fraction - i).abs()) for i in range(1 - width // 2, width // 2 + 1)]
-    nearest = fraction.round()
-    place, middle = fraction - nearest, nearest.int() * stride
-    return [(middle + i * stride, (place - i).abs()) for i in range(-(width // 2), width // 2 + 1)]
+    steps = torch.arange(1 - width // 2, 1 + (width + 1) // 2, dtype=corner.dtype, device=corner.device)
+    down, right = splats.down, splats.right
+    if width % 2:
+        steps = steps - 1
+        below, beside = down.round(), right.round()
+        down, right = down - below, right - beside
+        corner = corner + (below * canvas.stride + beside).to(corner.dtype)
+    pixel = corner + (steps[:, None] * canvas.stride + steps).view(-1, 1)
+    return pixel, (down - steps[:, None]).abs_(), (right - steps[:, None]).abs_()
 
 
-def _zbuffer(splats: list[_Splats], canvas: _Canvas) -> Tensor:
-    """Depth of the nearest footprint over each canvas pixel, infinite where there is none."""
-    zbuffer = splats[0].z.new_full((canvas.pixels,), torch.inf)
-    groups = (group for piece in splats for group in _groups(piece, piece.size * COVER))
+def _zbuffer(splats: list[_Splats], views: int, canvas: _Canvas) -> Tensor:
+    """Depth of the nearest footprint over each canvas pixel of all views, infinite where there is none."""
+    zbuffer = splats[0].z.new_full((views * canvas.pixels,), torch.inf)
+    groups = ((width, piece[which]) for piece in splats for width, which in _groups(piece.size * COVER))
     for width, group in groups:
-        reach, corner = group.size * COVER, group.corner.long()
+        pixel, down, right = _footprint(group.corner.long(), group, width, canvas)
+        reach = group.size * COVER
         # Outside of the footprint the "depth" is enormous: cheaper than to select.
-        columns = [(step, (dx - reach) * _OUTSIDE) for step, dx in _steps(group.right, width, 1)]
-        for down, dy in _steps(group.down, width, canvas.stride):
-            line, lowest = corner + down, torch.maximum(group.z, (dy - reach) * _OUTSIDE)
-            for right, beyond in columns:
-                zbuffer.scatter_reduce_(0, line + right, torch.maximum(lowest, beyond), "amin")
+        lowest = torch.maximum(group.z, down.sub_(reach).mul_(_OUTSIDE))
+        nearest = torch.maximum(lowest[:, None], right.sub_(reach).mul_(_OUTSIDE))
+        zbuffer.scatter_reduce_(0, pixel.view(-1), nearest.view(-1), "amin")
     return zbuffer.masked_fill_(zbuffer > _NO_DEPTH, torch.inf)
 
 
-def _accumulate(splats: list[_Splats], zbuffer: Tensor, values: list[Tensor], canvas: _Canvas) -> Tensor:
-    """Sums [6, pixels] over each pixel's surface: weighted colour and z, their weights, the tent weights."""
-    total = zbuffer.new_zeros(6, canvas.pixels)
+def _accumulate(splats: _Splats, values: Tensor, zbuffer: Tensor, canvas: _Canvas) -> Tensor:
+    """Sums [pixels, 6] of `values` [n, 6] over each pixel's surface, by the splats' tents."""
     limit = zbuffer + surface_tolerance(zbuffer)
-    limit.masked_fill_(~torch.isfinite(limit), 0.0)
-    groups: dict[int, list[_Tents]] = {}
-    for piece, known in zip(splats, values, strict=True):
-        shown = _sort_out_hidden(piece, limit, canvas)
-        for width, group in _groups(shown, shown.size * (shown.size >= PIXEL_SIZED)):
-            tents = _tents(group, known.index_select(1, group.point), width, canvas)
-            groups.setdefault(width, []).append(tents)
-    sums = total.unbind()
-    # Offset by offset, then piece by piece: so the order of additions does not depend on the pieces.
-    for width in sorted(groups):
-        for row in range(width):
-            for column in range(width):
-                for tents in groups[width]:
-                    _blend(sums, tents, limit, row, column)
-    return total
-
-
-@dataclass(frozen=True)
-class _Tents:
-    """Splats of one width: canvas steps and weights of their footprints' rows and columns, and what is summed."""
-
-    corner: Tensor
-    z: Tensor
-    rows: list[tuple[Tensor | int, Tensor]]
-    columns: list[tuple[Tensor | int, Tensor]]
-    planes: tuple[Tensor, ...]
-
-
-def _tents(group: _Splats, values: Tensor, width: int, canvas: _Canvas) -> _Tents:
-    r, g, b, quality = values.unbind()
-    size = 1.0 if width == 2 else group.size
-    rows, columns = (
-        [(step, (1 - away / size).clamp_min(0)) for step, away in _steps(fraction, width, stride)]
-        for fraction, stride in ((group.down, canvas.stride), (group.right, 1))
+    limit.masked_fill_(torch.isinf(limit), 0.0)
+    entries = []
+    for width, which in _groups(splats.size * (splats.size >= PIXEL_SIZED)):
+        reach = (width + 1) // 2
+        corner = splats.corner.index_select(0, which) - (reach - 1) * (canvas.stride + 1)
+        z = splats.z.index_select(0, which)
+        # Most splats lie on the surface in all of their pixels, or in none; the others are looked at pixel by pixel.
+        clear = z <= _windows(limit, 2 * reach, canvas, torch.minimum).index_select(0, corner)
+        shows = z <= _windows(limit, 2 * reach, canvas, torch.maximum).index_select(0, corner)
+        for part, test in ((clear, None), (shows & ~clear, limit)):
+            chosen = which.index_select(0, where(part))
+            if len(chosen):
+                entries.append(_entries(splats, chosen, width, test, canvas))
+    total = zbuffer.new_zeros(len(zbuffer), values.shape[1])
+    return (
+        _add_products(total, *(torch.cat(parts) for parts in zip(*entries, strict=True)), values)
+        if entries
+        else total
     )
-    return _Tents(group.corner, group.z, rows, columns, (r, g, b, group.z * quality, quality))
 
 
-def _blend(sums: Sequence[Tensor], tents: _Tents, limit: Tensor, row: int, column: int) -> None:
-    """Add splats to the sums of the pixels at one place of their footprints, if they lie on the surface there."""
-    (down, tall), (right, wide) = tents.rows[row], tents.columns[column]
-    pixel = tents.corner + down + right
-    weight = wide * tall * (tents.z <= limit.index_select(0, pixel))
-    pixel = pixel.long()
-    for total, plane in zip(sums, tents.planes, strict=False):
-        total.scatter_add_(0, pixel, plane * weight)
-    sums[5].scatter_add_(0, pixel, weight)
+def _windows(limit: Tensor, size: int, canvas: _Canvas, least: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """The least (or greatest) of `limit` in the square of `size` pixels that begins at each pixel."""
+    for step in (1, canvas.stride):
+        covered = 1
+        while covered < size:
+            shift = min(covered, size - covered)
+            limit = least(limit[: -shift * step], limit[shift * step :])
+            covered += shift
+    return limit
 
 
-def _sort_out_hidden(splats: _Splats, limit: Tensor, canvas: _Canvas) -> _Splats:
-    """Splats without the small ones behind the surface of all four pixels around them, if they are many."""
-    farthest = limit.index_select(0, splats.corner)
-    for offset in (1, canvas.stride, canvas.stride + 1):
-        farthest = torch.maximum(farthest, limit.index_select(0, splats.corner + offset))
-    shows = (splats.z <= farthest) | (splats.size >= PIXEL_SIZED)
-    if float(shows.float().mean()) > 1 - _HIDDEN:
-        return splats
-    return splats[shows.nonzero().squeeze(-1)]
+def _entries(
+    splats: _Splats, which: Tensor, width: int, limit: Tensor | None, canvas: _Canvas
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Pixel, splat and weight of all places in the footprints of splats of one width."""
+    group = splats[which]
+    size = group.size if width > 2 else 1.0
+    pixel, down, right = _footprint(group.corner, group, width, canvas)
+    tall, wide = ((1 - away.div_(size)).clamp_min_(0) for away in (down, right))
+    weight = (tall[:, None] * wide).view(pixel.shape)
+    if limit is not None:
+        weight *= group.z <= limit.index_select(0, pixel.view(-1)).view(pixel.shape)
+    return pixel.view(-1), which.to(pixel.dtype).expand_as(pixel).reshape(-1), weight.view(-1)
+
+
+def _add_products(total: Tensor, row: Tensor, column: Tensor, weight: Tensor, values: Tensor) -> Tensor:
+    """`total` [P, C] plus, for each entry, its `weight` times `values` [n, C] of its `column`, into its `row`."""
+    if total.device.type != "cpu":
+        return total.index_add_(0, row, values.index_select(0, column) * weight[:, None])
+    # One pass over the entries in C, in their order, without the interpreter's lock.
+    shape = (len(total), len(values))
+    matrix = coo_matrix((weight.numpy(), (row.numpy(), column.numpy())), shape=shape, copy=False)
+    return total.add_(torch.from_numpy(matrix @ values.numpy()))
 
 
 def _resolve(planes: Tensor) -> Render:

@@ -172,7 +172,7 @@ class TinyGeometry(ModelMixin, ConfigMixin):
 
     @register_to_config
     def __init__(
-        self, channels: tuple[int, int, int] = (48, 80, 128), blocks: tuple[int, int, int] = (1, 1, 2)
+        self, channels: tuple[int, int, int] = (48, 80, 128), blocks: tuple[int, int, int] = (1, 1, 3)
     ) -> None:
         super().__init__()
         fine, middle, coarse = channels
