@@ -13,9 +13,9 @@ from spatia_env.bench.cli import main
 from spatia_env.bench.config import BenchConfig
 from spatia_env.bench.core import Unit, plan, run_bench
 from spatia_env.bench.guard import check_no_truth
+from spatia_env.bench.players import Players
 from spatia_env.bench.report import check_results, summary_lines, table_text
 from spatia_env.bench.results import Results
-from spatia_env.bench.rows import Players
 from spatia_env.bench.sheets import read_grid, write_grid
 from spatia_env.errors import ActionError
 
@@ -55,7 +55,7 @@ def test_what_the_environment_says_is_allowed():
 def config(tmp_path_factory):
     return BenchConfig(
         "smoke", out=tmp_path_factory.mktemp("bench"), first_seed=SCENE, only=("renderer", "walk", "loop"),
-        rows=FREE_ROWS, size=SIZE,
+        rows=FREE_ROWS, size=SIZE, truths=None,
     )  # fmt: skip
 
 
@@ -103,7 +103,7 @@ def test_a_run_resumes_and_measures_again_only_what_changed(config, content, mon
 
     def fake(config, context, job, fingerprint):
         measured.append(job.name)
-        return Unit(job.suite.name, job.scene, job.row, fingerprint, {"psnr_all": 1.0}), {}
+        return Unit(job.suite.name, job.scene, job.row, fingerprint, {"psnr_all": 1.0}), {}, None
 
     monkeypatch.setattr(core, "measure_unit", fake)
     again = run_bench(config)

@@ -7,8 +7,9 @@ from spatia_env.bench.config import BenchConfig
 from spatia_env.bench.core import run_bench
 from spatia_env.bench.episodes import record
 from spatia_env.bench.figures import FIGURES
+from spatia_env.bench.players import EnvPlayer, Players
 from spatia_env.bench.report import check_results
-from spatia_env.bench.rows import ROWS, EnvPlayer, Players
+from spatia_env.bench.rows import ROWS
 from spatia_env.model.checkpoints import PACKAGED
 from untrained import write_untrained
 

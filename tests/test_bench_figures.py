@@ -8,8 +8,9 @@ import pytest
 from spatia_env.bench import core
 from spatia_env.bench.core import Unit
 from spatia_env.bench.figures import FIGURES, compute_figures
-from spatia_env.bench.report import check_results, format_figure
+from spatia_env.bench.report import check_results
 from spatia_env.bench.results import Results, notes, sanity, suite_tables, worst_of
+from spatia_env.bench.tables import format_figure
 
 
 def units_of(suite, row, metric, values):

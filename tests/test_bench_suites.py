@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from spatia_env.bench import happenings, metrics, probes, quality
+from spatia_env.bench import event_tasks, happenings, metrics, probes, quality
 from spatia_env.bench.episodes import record
-from spatia_env.bench.quality import Context, score_frames, score_loop, score_rest
-from spatia_env.bench.rows import ROWS, MemoryRenderPlayer, nearest_known
+from spatia_env.bench.loops import score_loop
+from spatia_env.bench.players import MemoryRenderPlayer, nearest_known
+from spatia_env.bench.quality import Context, score_frames, score_rest
+from spatia_env.bench.rows import ROWS
 from spatia_env.errors import ActionError
 from spatia_env.sim.scenes import SimScene
 from spatia_env.slam.geometry import Geometry
@@ -130,20 +132,20 @@ def test_rest_sees_slow_drift_that_steps_hide():
 def test_every_event_is_asked_for_once_and_endings_follow_their_conditions():
     from spatia_env.vocabulary import EVENT_NAMES, event, phrasings
 
-    tasks = happenings.tasks()
-    names = [task.name for task in tasks if task.event]
+    tasks = event_tasks.tasks()
+    names = [task.name for task in tasks if task.events]
     assert sorted(names) == sorted(EVENT_NAMES)
-    assert sum(task.event is None for task in tasks) == happenings.QUIET_CLIPS
+    assert sum(not task.events for task in tasks) == event_tasks.QUIET_CLIPS
     for before, task in itertools.pairwise(tasks):
-        assert task.follows == (task.event is not None and task.event.kind == "ending")
+        assert task.follows == (task.kind == "ending")
         if task.follows:
-            assert before.name == task.event.ends
+            assert before.name == event(task.name).ends
     trained = {text for name in EVENT_NAMES for text in phrasings(name, "train")}
-    assert not trained & {task.text for task in tasks if task.event}
-    assert [t.name for t in happenings.tasks(("fog_ends",)) if t.event] == ["fog", "fog_ends"]
+    assert not trained & {task.text for task in tasks if task.events}
+    assert [t.name for t in event_tasks.tasks(("fog_ends",)) if t.events] == ["fog", "fog_ends"]
     assert event("fog_ends").ends == "fog"
     with pytest.raises(ActionError, match="snowstorm do not exist"):
-        happenings.tasks(("snowstorm",))
+        event_tasks.tasks(("snowstorm",))
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +165,7 @@ def test_the_judges_see_the_simulators_events_and_nothing_in_quiet_clips(acted):
 
 def test_shuffled_events_are_not_taken_for_one_another(acted):
     clips = {clip["event"]: clip for clip in acted.values["clips"]}
-    tasks = {task.name: task for task in happenings.tasks(("red_ball_rolls", "night")) if task.event}
+    tasks = {task.name: task for task in event_tasks.tasks(("red_ball_rolls", "night")) if task.events}
     with SimScene(SCENE) as scene:
         before = scene.render(scene.initial_c2w, 96, 128).rgb
     still = np.repeat(before[None], 8, 0)

@@ -1,4 +1,6 @@
-"""`spatia bench core | smoke | memory | viewer | cost`: measure, write results.json and print the table."""
+"""`spatia bench SUITE`: measure, write results.json and print the table; and the tools around it."""
+
+import importlib
 
 import tyro
 
@@ -6,35 +8,26 @@ from spatia_env.bench.config import BenchConfig
 from spatia_env.bench.core import run_bench
 from spatia_env.bench.report import summary_lines
 
+OTHERS = {
+    "memory": "spatia_env.bench.memory_bench",
+    "viewer": "spatia_env.bench.viewer_bench",
+    "cost": "spatia_env.model.cost_bench",
+    "vector": "spatia_env.bench.vector_bench",
+    "ray": "spatia_env.bench.ray_kills",
+    "policy": "spatia_env.bench.policy",
+    "compare": "spatia_env.bench.compare",
+    "readme": "spatia_env.bench.pages",
+    "worldscore": "spatia_env.bench.worldscore",
+}
+"""Benches and tools with arguments of their own; each module has a `main(argv)`."""
+
 
 def main(argv: list[str]) -> int:
     """Run `spatia bench`; 0 when everything was measured, whatever was reached, 1 when something failed."""
-    if argv[:1] == ["memory"]:
-        from spatia_env.bench.memory_bench import main as bench_memory
-
-        return bench_memory(argv[1:])
-    if argv[:1] == ["viewer"]:
-        from spatia_env.bench.viewer_bench import main as bench_viewer
-
-        return bench_viewer(argv[1:])
-    if argv[:1] == ["cost"]:
-        from spatia_env.model.cost_bench import main as bench_cost
-
-        return bench_cost(argv[1:])
-    if argv[:1] == ["vector"]:
-        from spatia_env.bench.vector_bench import main as bench_vector
-
-        return bench_vector(argv[1:])
-    if argv[:1] == ["ray"]:
-        from spatia_env.bench.ray_kills import main as bench_ray
-
-        return bench_ray(argv[1:])
-    if argv[:1] == ["policy"]:
-        from spatia_env.bench.policy import main as bench_policy
-
-        return bench_policy(argv[1:])
+    if argv[:1] and argv[0] in OTHERS:
+        return int(importlib.import_module(OTHERS[argv[0]]).main(argv[1:]))
     config = tyro.cli(BenchConfig, args=argv, prog="spatia bench")
     content = run_bench(config)
     print("\n".join(summary_lines(content)))
-    print(f"\n{config.out / 'results.json'}, table.md, per_scene.csv, sheets/")
+    print(f"\n{config.out / 'results.json'}, table.md, per_scene.csv, sheets/, videos/")
     return 1 if content["failures"] else 0

@@ -4,6 +4,7 @@ A unit that is there and was made by the same code, checkpoint and settings is n
 raised is a result too: it counts as the worst score, is listed, and is tried again by the next run.
 """
 
+import importlib.util
 import json
 import os
 import time
@@ -15,13 +16,20 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from spatia_env.bench.config import DEV_SEEDS, BenchConfig
+from spatia_env.bench import matching, perceptual
+from spatia_env.bench.config import BenchConfig
 from spatia_env.bench.happenings import tasks
+from spatia_env.bench.players import Players, check_frames
 from spatia_env.bench.provenance import code_hash, fingerprint, origin
 from spatia_env.bench.quality import Context
-from spatia_env.bench.rows import ROWS, Players, check_frames
+from spatia_env.bench.rows import ROWS
 from spatia_env.bench.suites import SUITES, Suite
+from spatia_env.bench.truths import Truths
 from spatia_env.errors import ActionError
+
+FILMED_ROWS = ("oracle", "default", "no-memory", "memory-render-only", "frozen-frame")
+FILMED_SCENES = 4
+"""Rows and first scenes whose frames are all kept, for side-by-side videos."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,7 @@ class Unit:
         error: What went wrong, "" if nothing did.
         seconds: How long it took.
         pictures: Labels of the rows of its picture grid under `frames/`, and how many columns each has.
+        film: Frames of its film under `films/`, 0 for none.
     """
 
     suite: str
@@ -61,6 +70,7 @@ class Unit:
     error: str = ""
     seconds: float = 0.0
     pictures: dict[str, int] = field(default_factory=dict)
+    film: int = 0
 
 
 def run_bench(config: BenchConfig) -> dict[str, Any]:
@@ -85,23 +95,39 @@ def run_bench(config: BenchConfig) -> dict[str, Any]:
 
 
 def plan(config: BenchConfig) -> list[Job]:
-    """The units of a run in order: suite by suite, all rows of a scene together, as they share its truth."""
+    """The units of a run in order: scene by scene, so that its suites and rows share the truth, and a run that is
+    stopped has whole scenes.
+
+    Raises:
+        ActionError: Seeds outside the run's range, or unknown suites, rows or events.
+    """
     _check(config)
+    suites = [
+        suite
+        for suite in SUITES.values()
+        if (suite.name in config.only if config.only else config.wide or not suite.wide)
+    ]
     return [
         Job(suite, scene, row)
-        for suite in SUITES.values()
-        if not config.only or suite.name in config.only
-        for scene in suite.subjects(config.seeds)
-        for row in suite.rows
-        if not config.rows or row in config.rows
+        for scene in dict.fromkeys(scene for suite in suites for scene in suite.subjects(config.seeds))
+        for suite in suites
+        if scene in suite.subjects(config.seeds)
+        for row in suite.rows_of(config.wide)
+        if (not config.rows or row in config.rows) and _can_play(row)
     ]
 
 
+def _can_play(row: str) -> bool:
+    """Whether what a row needs is installed; `report` notes it where not."""
+    return not ROWS[row].needs or importlib.util.find_spec(ROWS[row].needs) is not None
+
+
 def _check(config: BenchConfig) -> None:
-    if not config.seeds or not all(seed in DEV_SEEDS for seed in config.seeds):
+    allowed = config.allowed
+    if not config.seeds or not all(seed in allowed for seed in config.seeds):
         raise ActionError(
-            f"bench {config.suite}: scenes {config.seeds[:1]} to {config.seeds[-1:]} are not dev seeds "
-            f"({DEV_SEEDS.start}-{DEV_SEEDS.stop - 1}); test seeds are kept for the full benchmark."
+            f"bench {config.suite}: scenes {config.seeds[:1]} to {config.seeds[-1:]} are not {config.split} seeds "
+            f"({allowed.start}-{allowed.stop - 1}); test seeds are for the full benchmark, and for it alone."
         )
     if config.clips < 2 or config.clips % 2:
         raise ActionError(
@@ -118,40 +144,50 @@ def _check(config: BenchConfig) -> None:
 
 def measure(config: BenchConfig, jobs: list[Job], players: Players, checkpoint: str) -> list[Unit]:
     """All units, from their files where those are still valid."""
-    from spatia_env.bench.sheets import write_grid
-
-    units_folder = config.out / "units"
-    units_folder.mkdir(parents=True, exist_ok=True)
-    context = Context(players, config.size, config.clips, config.movers)
+    (config.out / "units").mkdir(parents=True, exist_ok=True)
     code, units = code_hash(), []
     bar = tqdm(jobs, desc=f"bench {config.suite}", unit="unit", mininterval=1)
-    for job in bar:
-        bar.set_postfix_str(job.name, refresh=False)
-        path = units_folder / f"{job.name}.json"
-        fingerprint = fingerprint_of(config, job, checkpoint, code)
-        unit = read_unit(path, fingerprint)
-        if unit is None:
-            unit, pictures = measure_unit(config, context, job, fingerprint)
-            write_grid(config.out / "frames" / f"{job.name}.jpg", pictures)
-            unit.pictures = {label: len(frames) for label, frames in pictures.items()}
-            write_json(path, unit.__dict__)
-        units.append(unit)
+    with Truths(config.size, config.truth_folder) as truths:
+        context = Context(
+            players, config.size, config.clips, config.movers, config.split, config.loops, config.wide, truths
+        )
+        for job in bar:
+            bar.set_postfix_str(job.name, refresh=False)
+            units.append(_unit(config, context, job, fingerprint_of(config, job, checkpoint, code)))
     return units
+
+
+def _unit(config: BenchConfig, context: Context, job: Job, fingerprint: str) -> Unit:
+    from spatia_env.bench.sheets import write_grid
+
+    path = config.out / "units" / f"{job.name}.json"
+    unit = read_unit(path, fingerprint)
+    if unit is None:
+        unit, pictures, film = measure_unit(config, context, job, fingerprint)
+        write_grid(config.out / "frames" / f"{job.name}.jpg", pictures)
+        unit.pictures = {label: len(frames) for label, frames in pictures.items()}
+        if film is not None and job.row in FILMED_ROWS and job.scene in config.seeds[:FILMED_SCENES]:
+            unit.film = len(film)
+            write_grid(config.out / "films" / f"{job.name}.jpg", {"film": film})
+        write_json(path, unit.__dict__)
+    return unit
 
 
 def measure_unit(
     config: BenchConfig, context: Context, job: Job, fingerprint: str
-) -> tuple[Unit, dict[str, np.ndarray]]:
+) -> tuple[Unit, dict[str, np.ndarray], np.ndarray | None]:
     """Measure one unit; an error becomes part of it."""
-    unit, begin, pictures = Unit(job.suite.name, job.scene, job.row, fingerprint), time.perf_counter(), {}
+    unit, begin = Unit(job.suite.name, job.scene, job.row, fingerprint), time.perf_counter()
+    pictures: dict[str, np.ndarray] = {}
+    film = None
     try:
         measured = job.suite.run(context, job.scene, ROWS[job.row], config.event_names)
-        unit.values, pictures = plain(measured.values), measured.pictures
+        unit.values, pictures, film = plain(measured.values), measured.pictures, measured.film
     except Exception as error:  # noqa: BLE001 - a row that fails is a result: the worst score, listed
         unit.error = f"{type(error).__name__}: {error}"
         tqdm.write(f"{job.name} failed: {unit.error}\n{traceback.format_exc(limit=-3)}")
     unit.seconds = round(time.perf_counter() - begin, 3)
-    return unit, pictures
+    return unit, pictures, film
 
 
 def plain(value: Any) -> Any:
@@ -195,6 +231,9 @@ def fingerprint_of(config: BenchConfig, job: Job, checkpoint: str, code: str) ->
             "clips": config.clips,
             "events": list(config.event_names) if job.suite.name == "events" else [],
             "movers": config.movers if job.suite.name == "leakage" else 0,
+            "loops": [list(loop) for loop in config.loops] if job.suite.name == "loop" else [],
+            "several": config.wide and job.suite.name == "events",
+            "optional": [perceptual.version(), matching.available()],
         }
     )
 
@@ -204,6 +243,7 @@ def describe_run(config: BenchConfig, checkpoint: str) -> dict[str, Any]:
     return {
         "command": config.command,
         "suite": config.suite,
+        "split": config.split,
         "checkpoint": checkpoint,
         "seeds": list(config.seeds),
         "size": list(config.size),

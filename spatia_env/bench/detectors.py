@@ -92,6 +92,21 @@ def detect(name: str, clip: np.ndarray, before: np.ndarray, expected: np.ndarray
     return evidence.light(name)
 
 
+def detect_several(
+    names: tuple[str, ...], clip: np.ndarray, before: np.ndarray, expected: np.ndarray | None = None
+) -> bool:
+    """Whether all of some events that were asked for at once happen in a clip; arguments as of `detect`."""
+    evidence = Evidence(
+        np.asarray(clip), np.asarray(before), None if expected is None else np.asarray(expected)
+    )
+    return all(
+        evidence.mover(name, tuple(other for other in names if other != name))
+        if event(name).kind == "mover"
+        else evidence.light(name)
+        for name in names
+    )
+
+
 def detect_all(clip: np.ndarray, before: np.ndarray, expected: np.ndarray | None = None) -> list[str]:
     """The names of all events that `detect` finds in a clip; arguments as there."""
     evidence = Evidence(
@@ -147,16 +162,17 @@ class Evidence:
             areas["black"] = np.maximum(areas["black"] - (self.before.max(-1) < DARK_LIMIT).mean(), 0)
         return areas
 
-    def mover(self, name: str) -> bool:
-        """Whether the bodies of a mover are there."""
+    def mover(self, name: str, beside: tuple[str, ...] = ()) -> bool:
+        """Whether the bodies of a mover are there; those of the movers `beside` it may be there as well."""
         if self._relit:
             return False
         if name == "tower_topples":
             return self._tower()
+        allowed = {BODIES[other].colour for other in beside if other in BODIES}
         body, area = BODIES[name], self._areas[BODIES[name].colour]
         if (area >= body.area).sum() < MIN_FRAMES:
             return False
-        rivals = sum(self._areas[c].sum() for c in COLOURS if c != "black")
+        rivals = sum(self._areas[c].sum() for c in COLOURS if c != "black" and c not in allowed)
         if body.colour == "black":
             if area.sum() < 1.5 * rivals:
                 return False
@@ -166,6 +182,11 @@ class Evidence:
         if body.scattered is not None and (_largest_share(mask, area >= body.area) < 0.5) != body.scattered:
             return False
         return not body.motion or _moves(mask, body.motion)
+
+    def bodies(self, name: str) -> np.ndarray:
+        """Pixels [T, H, W] of the colours of a mover's bodies that were not there before."""
+        colours = TOWER_COLOURS if name == "tower_topples" else (BODIES[name].colour,)
+        return np.logical_or.reduce([self._new[colour] for colour in colours])
 
     def _tower(self) -> bool:
         seen = np.array([self._areas[c] >= TOWER_AREA for c in TOWER_COLOURS]).sum(0)

@@ -4,23 +4,31 @@ An episode is decided by its scene seed and its kind alone. Index 0 of every arr
 i covers frames 1 + 8 i to 8 + 8 i. Truth never enters a tested row; `rows` hands over the start picture only.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from spatia_env.cameras import invert_se3, path_from_twist, project, unproject
+from spatia_env.bench.paths import (
+    CLEARANCE,
+    FRAMES,
+    MAKERS,
+    gentle_path,
+    loop_path,
+    turning_path,
+    walk_path,
+    zero_path,
+)
+from spatia_env.cameras import invert_se3, project, unproject
 from spatia_env.sim.scenes import SimScene
 
-FRAMES = 8
-CLEARANCE = 0.3
-"""Metres that stay free around the camera."""
-MAX_TURN = 50.0
-"""Degrees that a walk may turn away from its start, so that some of what was given stays in sight."""
-_TRIES = 60
-_SALTS = {"walk": 1, "loop": 2, "zero": 3, "event": 4, "leakage": 5}
+__all__ = [
+    "CLEARANCE", "FRAMES", "Truth", "film", "generator", "gentle_path", "loop_path", "record", "seen_from",
+    "turning_path", "visibility", "walk_path", "zero_path",
+]  # fmt: skip
+
+_SALTS = {"event": 4, "leakage": 5, **{kind: salt for kind, (salt, _) in MAKERS.items()}}
 
 
 @dataclass(frozen=True)
@@ -63,8 +71,7 @@ class Truth:
 
 
 def record(scene: int, kind: str, size: tuple[int, int], clips: int = 4) -> Truth:
-    """The truth of an episode of this kind: "walk", "loop", "zero" (two walking clips, then `clips` - 2 of
-    rest).
+    """The truth of an episode along a path of this kind (`paths.MAKERS`), in a scene opened for it.
 
     Args:
         scene: Scene seed.
@@ -73,20 +80,25 @@ def record(scene: int, kind: str, size: tuple[int, int], clips: int = 4) -> Trut
         clips: Number of clips.
 
     Raises:
-        ValueError: A kind that does not exist, or a loop with an odd number of clips.
+        ValueError: A kind that does not exist, or one that cannot have so many clips.
     """
-    makers: dict[str, Callable[[SimScene, np.random.Generator, int], Tensor]] = {
-        "walk": walk_path, "loop": loop_path, "zero": zero_path,
-    }  # fmt: skip
-    if kind not in makers:
-        raise ValueError(f"episode kind {kind!r}: there are {', '.join(makers)}.")
+    if kind not in MAKERS:
+        raise ValueError(f"episode kind {kind!r}: there are {', '.join(MAKERS)}.")
     with SimScene(scene) as simulated:
-        c2w = makers[kind](simulated, generator(scene, kind), clips)
-        shots = [simulated.render(pose, *size) for pose in c2w.numpy()]
-        K, prompt = np.asarray(simulated.K(*size)), simulated.prompt
-    frames, depth = np.stack([s.rgb for s in shots]), np.stack([s.depth for s in shots])
-    observed, seen_before = visibility(depth, c2w.numpy(), K)
-    return Truth(scene, prompt, K, c2w.numpy(), frames, depth, observed, seen_before)
+        return film(simulated, kind, size, clips)
+
+
+def film(simulated: SimScene, kind: str, size: tuple[int, int], clips: int = 4) -> Truth:
+    """The truth of an episode in an open scene in which nothing has happened; raises as `record` does."""
+    c2w = MAKERS[kind][1](simulated, generator(simulated.seed, kind), clips).numpy()
+    # Loops and rests come back to the same poses: each is rendered once.
+    poses = {pose.tobytes(): pose for pose in c2w}
+    shots = {key: simulated.render(pose, *size) for key, pose in poses.items()}
+    taken = [shots[pose.tobytes()] for pose in c2w]
+    frames, depth = np.stack([shot.rgb for shot in taken]), np.stack([shot.depth for shot in taken])
+    K = np.asarray(simulated.K(*size))
+    observed, seen_before = visibility(depth, c2w, K)
+    return Truth(simulated.seed, simulated.prompt, K, c2w, frames, depth, observed, seen_before)
 
 
 def generator(scene: int, kind: str) -> np.random.Generator:
@@ -94,103 +106,7 @@ def generator(scene: int, kind: str) -> np.random.Generator:
     return np.random.default_rng([scene, 5113, _SALTS[kind]])
 
 
-# -- paths
-# ------------------------------------------------------------------------------------------------------
-
-
-def walk_path(scene: SimScene, rng: np.random.Generator, clips: int) -> Tensor:
-    """Poses [1 + 8 clips, 4, 4] that look around and walk through free space: turns, steps ahead and to the
-    side.
-    """
-    poses, turned = _start(scene), 0.0
-    order: list[str] = []
-    while len(order) < clips:
-        order += [str(kind) for kind in rng.permutation(["turn", "ahead", "side", "turn"])]
-    for kind in order[:clips]:
-        twist, path = _free_twist(scene, rng, poses[-1], kind, turned)
-        turned += float(np.degrees(twist[4]))
-        poses = torch.cat([poses, path])
-    return poses
-
-
-def loop_path(scene: SimScene, rng: np.random.Generator, clips: int) -> Tensor:
-    """Poses [1 + 8 clips, 4, 4] that go out for half of the clips and return over the same poses to the
-    start.
-    """
-    if clips < 2 or clips % 2:
-        raise ValueError(f"loop: needs an even number of clips, got {clips}.")
-    best, best_reach = _start(scene), -1.0
-    for _ in range(12):
-        poses, turned, side = _start(scene), 0.0, float(rng.choice([-1.0, 1.0]))
-        for number in range(clips // 2):
-            # One clip turns, the other walks; both to the same side, so that the excursion leaves the view.
-            twist, path = _free_twist(scene, rng, poses[-1], ("turn", "ahead")[number % 2], turned, side)
-            turned += float(np.degrees(twist[4]))
-            poses = torch.cat([poses, path])
-        reach = abs(turned) / 30 + float((poses[-1] - poses[0])[:3, 3].norm())
-        if reach > best_reach and len(poses) > 1:
-            best, best_reach = poses, reach
-    return torch.cat([best, best[:-1].flip(0)])
-
-
-def zero_path(scene: SimScene, rng: np.random.Generator, clips: int) -> Tensor:
-    """Poses [1 + 8 clips, 4, 4]: two clips of walking, then the camera rests."""
-    poses = walk_path(scene, rng, min(2, clips))
-    return torch.cat([poses, poses[-1:].expand(FRAMES * max(0, clips - 2), 4, 4)])
-
-
-def gentle_path(c2w: Tensor, rng: np.random.Generator, clips: int = 1) -> Tensor:
-    """Poses [8 clips, 4, 4] after `c2w` [4, 4]: a camera that turns on the spot, up to 6 degrees a clip."""
-    side = float(rng.choice([-1.0, 1.0]))
-    poses = c2w[None]
-    for _ in range(clips):
-        twist = torch.tensor([0, 0, 0, 0, side * np.radians(rng.uniform(2, 6)), 0], dtype=torch.float32)
-        poses = torch.cat([poses, path_from_twist(poses[-1], twist, FRAMES)])
-        side = -side
-    return poses[1:]
-
-
-def turning_path(scene: SimScene, c2w: Tensor, rng: np.random.Generator) -> Tensor:
-    """Poses [16, 4, 4] after `c2w` [4, 4]: a turn of 16 to 28 degrees, then a gentle one."""
-    _, turn = _free_twist(scene, rng, c2w, "turn", 0.0)
-    return torch.cat([turn, gentle_path(turn[-1], rng)])
-
-
-def _start(scene: SimScene) -> Tensor:
-    return torch.from_numpy(np.array(scene.initial_c2w, dtype=np.float32))[None]
-
-
-def _free_twist(
-    scene: SimScene, rng: np.random.Generator, c2w: Tensor, kind: str, turned: float, side: float = 0.0
-) -> tuple[np.ndarray, Tensor]:
-    """A twist [6] of this kind whose path [8, 4, 4] stays in free space; smaller ones after many misses."""
-    for attempt in range(_TRIES):
-        twist = _draw_twist(rng, kind, side) * (1.0 if attempt < _TRIES // 2 else 0.5)
-        if abs(turned + np.degrees(twist[4])) > MAX_TURN:
-            continue
-        path = path_from_twist(c2w, torch.tensor(twist, dtype=torch.float32), FRAMES)
-        if all(scene.is_free(pose[:3, 3].numpy(), CLEARANCE) for pose in path[[3, 7]]):
-            return twist, path
-    # Turning on the spot needs no room; back towards the start keeps what was given in sight.
-    twist = np.array([0, 0, 0, 0, -np.sign(turned or 1.0) * np.radians(12.0), 0])
-    return twist, path_from_twist(c2w, torch.tensor(twist, dtype=torch.float32), FRAMES)
-
-
-def _draw_twist(rng: np.random.Generator, kind: str, side: float) -> np.ndarray:
-    """A twist in metres and radians; yaw and sideways steps go to `side` (-1, 1), or to a random one at 0."""
-    sign = side or float(rng.choice([-1.0, 1.0]))
-    degrees = np.radians
-    if kind == "turn":
-        return np.array([0, 0, 0, degrees(rng.uniform(-4, 4)), sign * degrees(rng.uniform(16, 28)), 0])
-    if kind == "ahead":
-        return np.array([0, 0, rng.uniform(0.25, 0.45), 0, sign * degrees(rng.uniform(2, 10)), 0])
-    return np.array(
-        [sign * rng.uniform(0.2, 0.4), 0, rng.uniform(-0.1, 0.1), 0, -sign * degrees(rng.uniform(2, 10)), 0]
-    )
-
-
 # -- what was seen
-# ----------------------------------------------------------------------------------------------
 
 
 def visibility(depth: np.ndarray, c2w: np.ndarray, K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

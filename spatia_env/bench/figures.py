@@ -1,7 +1,7 @@
 """The figures: one for each number of the table, with its reach, and some that are only reported."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from spatia_env.bench.results import Results
@@ -15,7 +15,7 @@ class Figure:
     Attributes:
         id: Its key in results.json.
         title: What it is, one line.
-        unit: "dB", "s", "ms", "m", or "" for shares.
+        unit: "dB", "s", "ms", "m", "points" for plain numbers, or "" for shares.
         suite: The suite that it comes from, for its command.
         compute: From the results; None if its suite was not run.
         reach: The value to reach; None for numbers that are only reported.
@@ -62,13 +62,15 @@ class Figure:
         }
 
 
-def _mean(suite: str, row: str, metric: str) -> Callable[[Results], Estimate | None]:
+def mean(suite: str, row: str, metric: str) -> Callable[[Results], Estimate | None]:
+    """Mean of a metric over scenes."""
     return lambda results: results.mean(suite, row, metric)
 
 
-def _gain(
+def gain(
     suite: str, baseline: str, metric: str, row: str = "default"
 ) -> Callable[[Results], Estimate | None]:
+    """Mean of a row minus a baseline, scenes paired."""
     return lambda results: results.gain(suite, row, baseline, metric)
 
 
@@ -86,7 +88,7 @@ FIGURES: tuple[Figure, ...] = (
         "identity-pose round trip of the renderer, surfaces beyond 1 m, covered pixels",
         "dB",
         "renderer",
-        _mean("renderer", "memory-render-only", "psnr_identity"),
+        mean("renderer", "memory-render-only", "psnr_identity"),
         40,
     ),
     Figure(
@@ -94,7 +96,7 @@ FIGURES: tuple[Figure, ...] = (
         "autoencoder reconstruction of dev scenes",
         "dB",
         "autoencoder",
-        _mean("autoencoder", "default", "psnr_scene"),
+        mean("autoencoder", "default", "psnr_scene"),
         31,
     ),
     Figure(
@@ -102,7 +104,7 @@ FIGURES: tuple[Figure, ...] = (
         "autoencoder reconstruction of photographs it never saw",
         "dB",
         "photographs",
-        _mean("photographs", "default", "psnr_photo"),
+        mean("photographs", "default", "psnr_photo"),
         25,
     ),
     Figure(
@@ -110,7 +112,7 @@ FIGURES: tuple[Figure, ...] = (
         "frames over 4 clips, pixels whose surface the start picture shows",
         "dB",
         "walk",
-        _mean("walk", "default", "psnr_observed"),
+        mean("walk", "default", "psnr_observed"),
         25,
     ),
     Figure(
@@ -118,7 +120,7 @@ FIGURES: tuple[Figure, ...] = (
         "the same, above a frozen frame",
         "dB",
         "walk",
-        _gain("walk", "frozen-frame", "psnr_observed"),
+        gain("walk", "frozen-frame", "psnr_observed"),
         6,
     ),
     Figure(
@@ -126,7 +128,7 @@ FIGURES: tuple[Figure, ...] = (
         "all pixels over 4 clips, above memory-render-only",
         "dB",
         "walk",
-        _gain("walk", "memory-render-only", "psnr_all"),
+        gain("walk", "memory-render-only", "psnr_all"),
         0,
         strict=True,
     ),
@@ -135,7 +137,7 @@ FIGURES: tuple[Figure, ...] = (
         "all pixels over 4 clips, above a frozen frame",
         "dB",
         "walk",
-        _gain("walk", "frozen-frame", "psnr_all"),
+        gain("walk", "frozen-frame", "psnr_all"),
         0,
         strict=True,
     ),
@@ -144,7 +146,7 @@ FIGURES: tuple[Figure, ...] = (
         "return to the start after 4 clips (PSNR_C), above no-memory",
         "dB",
         "loop",
-        _gain("loop", "no-memory", "psnr_c"),
+        gain("loop", "no-memory", "psnr_c"),
         4,
     ),
     Figure(
@@ -152,7 +154,7 @@ FIGURES: tuple[Figure, ...] = (
         "depth AbsRel over 4 clips, all pixels, started with the picture's depth",
         "",
         "walk",
-        _mean("walk", "default", "depth_absrel"),
+        mean("walk", "default", "depth_absrel"),
         0.08,
         least=False,
     ),
@@ -161,7 +163,7 @@ FIGURES: tuple[Figure, ...] = (
         "the same, started from the picture alone",
         "",
         "walk",
-        _mean("walk", "default-picture-only", "depth_absrel"),
+        mean("walk", "default-picture-only", "depth_absrel"),
         0.08,
         least=False,
     ),
@@ -170,7 +172,7 @@ FIGURES: tuple[Figure, ...] = (
         "share of the points written from clips with movers that lie on movers",
         "",
         "leakage",
-        _mean("leakage", "default", "leakage"),
+        mean("leakage", "default", "leakage"),
         0.03,
         least=False,
     ),
@@ -204,7 +206,7 @@ FIGURES: tuple[Figure, ...] = (
         "after 5 zero moves, against the picture before them",
         "dB",
         "zero",
-        _mean("zero", "default", "psnr_zero"),
+        mean("zero", "default", "psnr_zero"),
         30,
     ),
     Figure(
@@ -212,7 +214,7 @@ FIGURES: tuple[Figure, ...] = (
         "points that 5 zero moves add or take, share of the map",
         "",
         "zero",
-        _mean("zero", "default", "growth"),
+        mean("zero", "default", "growth"),
         0.005,
         least=False,
     ),
@@ -243,87 +245,86 @@ FIGURES: tuple[Figure, ...] = (
         "dev scenes encoded, and decoded as in play where nothing is known",
         "dB",
         "autoencoder",
-        _mean("autoencoder", "default", "psnr_scene_blank"),
+        mean("autoencoder", "default", "psnr_scene_blank"),
     ),
     Figure(
         "observed_psnr_picture_only",
         "observed pixels, started from the picture alone",
         "dB",
         "walk",
-        _mean("walk", "default-picture-only", "psnr_observed"),
+        mean("walk", "default-picture-only", "psnr_observed"),
     ),
     Figure(
         "seen_before_psnr",
         "pixels seen in the start picture or in an earlier clip (imagined there)",
         "dB",
         "walk",
-        _mean("walk", "default", "psnr_seen_before"),
+        mean("walk", "default", "psnr_seen_before"),
     ),
     Figure(
         "unobserved_psnr",
         "pixels never seen before",
         "dB",
         "walk",
-        _mean("walk", "default", "psnr_unobserved"),
+        mean("walk", "default", "psnr_unobserved"),
     ),
     Figure(
         "observed_gain_over_memory_render",
         "observed pixels, above memory-render-only",
         "dB",
         "walk",
-        _gain("walk", "memory-render-only", "psnr_observed"),
+        gain("walk", "memory-render-only", "psnr_observed"),
     ),
     Figure(
         "all_gain_over_memory_filled",
         "all pixels, above the memory's render with its holes filled",
         "dB",
         "walk",
-        _gain("walk", "memory-filled", "psnr_all"),
+        gain("walk", "memory-filled", "psnr_all"),
     ),
     Figure(
         "all_gain_over_no_references",
         "all pixels, above the row without references",
         "dB",
         "walk",
-        _gain("walk", "no-references", "psnr_all"),
+        gain("walk", "no-references", "psnr_all"),
     ),
     Figure(
         "depth_absrel_picture_only_scaled",
         "depth AbsRel from the picture alone, one scale fitted an episode",
         "",
         "walk",
-        _mean("walk", "default-picture-only", "depth_absrel_scaled"),
+        mean("walk", "default-picture-only", "depth_absrel_scaled"),
+        least=False,
     ),
-    Figure(
-        "map_fscore_5cm", "F-score of the map at 5 cm", "", "walk", _mean("walk", "default", "map_fscore")
-    ),
+    Figure("map_fscore_5cm", "F-score of the map at 5 cm", "", "walk", mean("walk", "default", "map_fscore")),
     Figure(
         "loop_psnr_c",
         "return to the start after 4 clips (PSNR_C)",
         "dB",
         "loop",
-        _mean("loop", "default", "psnr_c"),
+        mean("loop", "default", "psnr_c"),
     ),
     Figure(
         "loop_followed",
         "loops whose excursion was followed",
         "",
         "loop",
-        _mean("loop", "default", "followed"),
+        mean("loop", "default", "followed"),
     ),
     Figure(
         "loop_psnr_gain_over_no_references",
         "PSNR_C above the row without references",
         "dB",
         "loop",
-        _gain("loop", "no-references", "psnr_c"),
+        gain("loop", "no-references", "psnr_c"),
     ),
     Figure(
         "leakage_no_filter",
         "leakage when nothing is masked",
         "",
         "leakage",
-        _mean("leakage", "default", "leakage_no_filter"),
+        mean("leakage", "default", "leakage_no_filter"),
     ),
     Figure(
         "event_success_movers",
@@ -351,12 +352,22 @@ FIGURES: tuple[Figure, ...] = (
         "worst frame to the frame before it while resting",
         "dB",
         "zero",
-        _mean("zero", "default", "psnr_zero_step"),
+        mean("zero", "default", "psnr_zero_step"),
     ),
 )
 
 
-def compute_figures(results: Results, command: str) -> dict[str, dict[str, Any]]:
+def figures_of(wide: bool) -> tuple[Figure, ...]:
+    """The figures of a wide run (standard, full), or of another; wide runs have the second table's reaches."""
+    if not wide:
+        return FIGURES
+    from spatia_env.bench.figures_full import WIDE_FIGURES, WIDE_REACH
+
+    shared = (replace(f, reach=WIDE_REACH[f.id]) if f.id in WIDE_REACH else f for f in FIGURES)
+    return (*shared, *WIDE_FIGURES)
+
+
+def compute_figures(results: Results, command: str, wide: bool = False) -> dict[str, dict[str, Any]]:
     """All figures whose suites were run, by id."""
-    entries = {figure.id: figure.entry(results, command) for figure in FIGURES}
+    entries = {figure.id: figure.entry(results, command) for figure in figures_of(wide)}
     return {name: entry for name, entry in entries.items() if entry is not None}

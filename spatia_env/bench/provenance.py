@@ -13,23 +13,25 @@ import torch
 
 import spatia_env
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Changes whenever units of before can no longer be compared."""
 PACKAGES = ("numpy", "torch", "diffusers", "gymnasium", "pybullet", "open3d", "scipy", "scikit-image")
-_UNMEASURED = ("cli.py", "demo.py", "rollout.py", "info.py", "train", "viewer")
-_REPORTING = (
+_UNMEASURED = (
     "cli.py",
-    "config.py",
-    "core.py",
-    "detector_check.py",
-    "figures.py",
-    "plots.py",
-    "provenance.py",
-    "report.py",
-    "results.py",
-    "sheets.py",
-    "statistics.py",
+    "demo.py",
+    "rollout.py",
+    "info.py",
+    "gallery",
+    "export_html.py",
+    "train",
+    "viewer",
 )
+_REPORTING = (
+    "big_maps.py", "cli.py", "compare.py", "config.py", "core.py", "detector_check.py", "figures.py",
+    "figures_full.py", "kills.py", "pages.py", "plots.py", "published.py", "provenance.py", "ray_kills.py",
+    "report.py", "results.py", "schema.py", "sheets.py", "statistics.py", "suites.py", "tables.py", "vector_bench.py",
+    "videos.py", "viewer_bench.py", "worldscore.py", "worldscore_layout.py", "worldscore_scores.py",
+)  # fmt: skip
 
 
 def fingerprint(decides: dict[str, Any]) -> str:
@@ -46,6 +48,15 @@ def code_hash() -> str:
         if parts[0] in _UNMEASURED or (parts[0] == "bench" and parts[-1] in _REPORTING):
             continue
         digest.update("/".join(parts).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def source_hash(parts: tuple[str, ...]) -> str:
+    """A hash of some modules and folders of the package, such as ("sim", "bench/paths.py")."""
+    root, digest = Path(spatia_env.__file__).parent, hashlib.sha256()
+    for part in parts:
+        for path in sorted((root / part).rglob("*.py")) if (root / part).is_dir() else [root / part]:
+            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:12]
 
 

@@ -1,6 +1,4 @@
-"""Suites about pictures: `walk` (four clips against the truth), `loop` (out and back), `zero` (standing
-still).
-"""
+"""Suites about pictures: `walk` (four clips against the truth) and `zero` (standing still); what all suites share."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,19 +6,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from spatia_env.bench import metrics
+from spatia_env.bench import matching, metrics, perceptual
 from spatia_env.bench.detectors import detect_all
-from spatia_env.bench.episodes import FRAMES, Truth, record
-from spatia_env.bench.rows import Clip, EnvPlayer, Players, Row
+from spatia_env.bench.episodes import FRAMES, Truth
+from spatia_env.bench.players import Clip, EnvPlayer, Players
+from spatia_env.bench.rows import Row
+from spatia_env.bench.truths import Truths
 from spatia_env.cameras import unproject
 from spatia_env.errors import ActionError
 from spatia_env.video import depth_to_rgb, mask_to_rgb
 
-FOLLOW_MARGIN = 1.0
-"""dB by which the pictures at the turning point must beat a frozen frame, on what the start picture shows of
-them.
-"""
-TURNING_FRAMES = 4
 RESTS = 5
 JUDGED_ROWS = ("oracle", "default")
 """Rows whose walks are searched for events that nobody asked for; the oracle's are the judges' own mistakes."""
@@ -39,29 +34,42 @@ class Context:
         size: (height, width) in pixels.
         clips: Clips of a walk and of a loop.
         movers: How many movers a scene the leakage suite shows.
+        split: Of the wordings: "dev" or "test".
+        loops: Closed paths besides the loop of `clips` clips: (kind, clips) of `paths.MAKERS`.
+        several: Whether events are also asked for in twos, denied, and of things that are not there.
+        truths: Where truths come from; made for this context if not given.
     """
 
     players: Players
     size: tuple[int, int]
     clips: int = 4
     movers: int = 4
-    _truth: dict[tuple[int, str], Truth] = field(default_factory=dict)
+    split: str = "dev"
+    loops: tuple[tuple[str, int], ...] = ()
+    several: bool = False
+    truths: Truths | None = None
 
-    def truth(self, scene: int, kind: str) -> Truth:
-        """The truth of an episode; the last one is kept, as all rows of a scene follow one another."""
-        if (scene, kind) not in self._truth:
+    def truth(self, scene: int, kind: str, clips: int | None = None) -> Truth:
+        """The truth of an episode; those of the last scene are kept, as its suites and rows follow one another."""
+        if clips is None:
             clips = 2 + RESTS if kind == "zero" else self.clips
-            self._truth.clear()
-            self._truth[scene, kind] = record(scene, kind, self.size, clips)
-        return self._truth[scene, kind]
+        return self.source.get(scene, kind, clips)
+
+    @property
+    def source(self) -> Truths:
+        """Where truths come from."""
+        if self.truths is None:
+            self.truths = Truths(self.size)
+        return self.truths
 
 
 @dataclass
 class Measured:
-    """Numbers of one unit, and pictures for contact sheets: label -> u8 [N, H, W, 3]."""
+    """Numbers of one unit, pictures for contact sheets (label -> u8 [N, H, W, 3]), and all frames for videos."""
 
     values: dict[str, Any]
     pictures: dict[str, np.ndarray] = field(default_factory=dict)
+    film: np.ndarray | None = None
 
 
 @dataclass
@@ -109,7 +117,6 @@ def roll_out(context: Context, row: Row, truth: Truth) -> tuple[Rollout, Any]:
 
 
 # -- walk
-# -------------------------------------------------------------------------------------------------------
 
 
 def measure_walk(context: Context, scene: int, row: Row) -> Measured:
@@ -127,7 +134,7 @@ def measure_walk(context: Context, scene: int, row: Row) -> Measured:
         values |= _slam(rollout)
     if row.name in JUDGED_ROWS:
         values["found"] = false_events(rollout.frames, truth)
-    return Measured(values, walk_pictures(rollout, truth, row))
+    return Measured(values, walk_pictures(rollout, truth, row), rollout.frames)
 
 
 def score_frames(frames: np.ndarray, truth: Truth) -> dict[str, Any]:
@@ -149,6 +156,13 @@ def score_frames(frames: np.ndarray, truth: Truth) -> dict[str, Any]:
         "psnr_clips": [float(v) for v in every.reshape(-1, FRAMES).mean(1)],
         "ssim_all": float(np.mean([metrics.ssim(frames[i], true[i]) for i in range(3, len(frames), 4)])),
     }
+    if perceptual.available():
+        last = slice(FRAMES - 1, None, FRAMES)
+        observed = np.where(classes["observed"][last, ..., None], frames[last], true[last])
+        values["stlpips_all"] = float(perceptual.distance(frames[last], true[last]).mean())
+        values["stlpips_observed"] = float(perceptual.distance(observed, true[last]).mean())
+    if matching.available():
+        values["smooth_psnr"] = matching.interpolation_smoothness(frames)
     for name, mask in classes.items():
         values[f"share_{name}"] = float(mask.mean())
         scores = metrics.frame_psnr(frames, true, mask)
@@ -215,46 +229,7 @@ def _slam(rollout: Rollout) -> dict[str, float]:
     return {f"slam_{name}": float(np.mean([row[name] for row in rows])) for name in names}
 
 
-# -- loop
-# -------------------------------------------------------------------------------------------------------
-
-
-def measure_loop(context: Context, scene: int, row: Row) -> Measured:
-    """Out and back: the last frame against the first picture, counted only if the excursion was followed."""
-    truth = context.truth(scene, "loop")
-    rollout, _ = roll_out(context, row, truth)
-    return Measured(score_loop(rollout.frames, truth), walk_pictures(rollout, truth, row))
-
-
-def score_loop(frames: np.ndarray, truth: Truth) -> dict[str, Any]:
-    """Scores of a loop's frames u8 [8 n, H, W, 3].
-
-    `psnr_c_raw`: last frame against the start picture. `followed`: at the turning point the frames beat a
-    frozen frame by `FOLLOW_MARGIN`, on pixels whose surface the start picture shows. `psnr_c`: the raw score
-    if followed; else no more than what returning to a wrong place would score (the start picture against the
-    true picture at the turning point), so that standing still cannot win.
-    """
-    start, half = truth.frames[0], len(frames) // 2
-    turning = slice(half - TURNING_FRAMES, half)
-    true, observed = truth.frames[1:][turning], truth.observed[1:][turning]
-    mask = observed if observed.mean((1, 2)).min() >= metrics.MIN_SHARE else np.ones_like(observed)
-    shown = float(metrics.frame_psnr(frames[turning], true, mask).mean())
-    frozen = float(metrics.frame_psnr(np.repeat(start[None], TURNING_FRAMES, 0), true, mask).mean())
-    raw, followed = metrics.psnr(frames[-1], start), shown > frozen + FOLLOW_MARGIN
-    wrong_place = metrics.psnr(truth.frames[half], start)
-    ssim = metrics.ssim(frames[-1], start)
-    return {
-        "psnr_c_raw": raw,
-        "psnr_c": raw if followed else min(raw, wrong_place),
-        "ssim_c": ssim if followed else min(ssim, metrics.ssim(truth.frames[half], start)),
-        "followed": float(followed),
-        "psnr_turning": shown,
-        "psnr_turning_frozen": frozen,
-    }
-
-
 # -- zero
-# -------------------------------------------------------------------------------------------------------
 
 
 def measure_zero(context: Context, scene: int, row: Row) -> Measured:

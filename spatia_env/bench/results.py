@@ -7,6 +7,7 @@ failed gives no credit: its scene counts as a difference of at most 0.
 from collections.abc import Sequence
 from typing import Any
 
+from spatia_env.bench import matching, perceptual
 from spatia_env.bench.core import Unit
 from spatia_env.bench.statistics import Estimate, cluster_bootstrap, paired_difference
 
@@ -19,17 +20,30 @@ LOWER_IS_BETTER = (
     "preview",
     "map_accuracy",
     "map_chamfer",
+    "stlpips",
+    "loss",
+    "background",
+    "degrees",
+    "units",
 )
+SINGLE = ("mover", "condition", "ending")
+"""Kinds of events that are asked for one at a time."""
 WORST_LOW = 0.0
 """Worst value where more is better (dB, shares)."""
-WORST_HIGH = {"seconds": 60.0, "preview_ms": 10_000.0}
+WORST_HIGH = {"seconds": 60.0, "preview_ms": 10_000.0, "loss": 60.0, "background": 60.0, "degrees": 15.0}
 """Worst values where less is better; 1 for shares and relative errors."""
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether less of a metric is better; the name of a closed path may stand before it."""
+    return metric.rsplit(".", 1)[-1].startswith(LOWER_IS_BETTER)
 
 
 def worst_of(metric: str) -> float:
     """What a failed unit scores on a metric."""
-    if metric.startswith(LOWER_IS_BETTER):
-        return WORST_HIGH.get(metric, 1.0)
+    if lower_is_better(metric):
+        name = metric.rsplit(".", 1)[-1]
+        return next((worst for start, worst in WORST_HIGH.items() if name.startswith(start)), 1.0)
     return WORST_LOW
 
 
@@ -83,29 +97,27 @@ class Results:
         second |= {scene: max(second[scene], first[scene]) for scene in failed & set(both)}
         return paired_difference({s: first[s] for s in both}, {s: second[s] for s in both})
 
-    def events(self, row: str, kinds: tuple[str, ...] = (), name: str = "") -> Estimate | None:
-        """Share of asked events that happened, all or those of some kinds or one name."""
+    def events(self, row: str, kinds: tuple[str, ...] = SINGLE, name: str = "") -> Estimate | None:
+        """Share of asked events that happened, all single ones or those of some kinds or one name."""
         clusters = {}
         for unit in self.of("events", row):
             clips = [c for c in unit.values.get("clips", []) if c["event"]]
-            chosen = [
-                c for c in clips if (not kinds or c["kind"] in kinds) and (not name or c["event"] == name)
-            ]
+            chosen = [c for c in clips if (c["event"] == name if name else c["kind"] in kinds)]
             # A scene that failed counts as one miss for each clip that others have.
             clusters[unit.scene] = [float(c["success"]) for c in chosen] if clips else [0.0]
-        if name and not any(len(values) for values in clusters.values()):
-            return None
-        return cluster_bootstrap(clusters) if clusters else None
+        return cluster_bootstrap(clusters) if any(clusters.values()) else None
 
-    def false_events(self, row: str) -> Estimate | None:
-        """Share of clips in which a judge saw an event though none was asked for: quiet clips and those of
-        walks.
+    def false_events(self, row: str, kinds: tuple[str, ...] = ()) -> Estimate | None:
+        """Share of clips in which a judge saw an event though none was asked for: quiet clips, denials, absent things
+        and those of walks; or only some kinds of the suite `events`.
         """
         clusters: dict[int, list[float]] = {}
         for unit in self.of("events", row):
-            quiet = [c for c in unit.values.get("clips", []) if not c["event"]]
-            clusters.setdefault(unit.scene, []).extend([float(bool(c["found"])) for c in quiet] or [1.0])
-        for unit in self.of("walk", row):
+            clips = unit.values.get("clips", [])
+            quiet = [c for c in clips if not c["event"] and (not kinds or c["kind"] in kinds)]
+            failed = [] if clips else [1.0]
+            clusters.setdefault(unit.scene, []).extend([float(bool(c["found"])) for c in quiet] + failed)
+        for unit in [] if kinds else self.of("walk", row):
             found = unit.values.get("found", [])
             clusters.setdefault(unit.scene, []).extend([float(bool(names)) for names in found])
             if unit.error:
@@ -158,7 +170,10 @@ def _row_table(results: Results, suite: str, row: str) -> dict[str, Any]:
         estimate = results.mean(suite, row, metric)
         if estimate is not None:
             interval = [round(estimate.low, 5), round(estimate.high, 5)]
-            cells[metric] = {"mean": round(estimate.value, 5), "ci95": interval, "n": estimate.n}
+            scenes = {str(scene): round(v, 5) for scene, v in results.scalars(suite, row, metric).items()}
+            cells[metric] = {
+                "mean": round(estimate.value, 5), "ci95": interval, "n": estimate.n, "scenes": scenes,
+            }  # fmt: skip
     return cells
 
 
@@ -169,15 +184,28 @@ def failures(results: Results) -> list[dict[str, Any]]:
     ]
 
 
+def missing_packages() -> list[str]:
+    """What could not be measured because an optional package is not installed."""
+    out = []
+    if not matching.available():
+        out.append(
+            "OpenCV is not installed: no match accuracy, camera control, smoothness or row memory+inpaint"
+        )
+    if not perceptual.available():
+        out.append("stlpips-pytorch is not installed: no perceptual distance")
+    return out
+
+
 def notes(results: Results, cores: int) -> list[str]:
     """What a reader should know about this run; empty if nothing."""
     load = max(results.scalars("time", "default", "load").values(), default=0.0)
     # The run itself keeps one core per thread busy.
     if load > cores + 1:
-        return [
+        busy = (
             f"the machine was busy with other things (load {load:.1f} on {cores} cores): times are too long"
-        ]
-    return []
+        )
+        return [busy, *missing_packages()]
+    return missing_packages()
 
 
 def sanity(results: Results) -> list[str]:

@@ -69,3 +69,24 @@ def paired_difference(
     if set(first) != set(second):
         raise ValueError(f"paired_difference: scenes differ: {sorted(set(first) ^ set(second))}.")
     return cluster_bootstrap({scene: [first[scene] - second[scene]] for scene in first}, resamples)
+
+
+def ratio_bootstrap(
+    first: Mapping[int, float], second: Mapping[int, float], resamples: int = RESAMPLES
+) -> Estimate:
+    """Mean of the first over mean of the second, scenes resampled in pairs.
+
+    Raises:
+        ValueError: The two do not hold the same scenes, or the second is 0 on average.
+    """
+    if set(first) != set(second) or not first:
+        raise ValueError(f"ratio_bootstrap: scenes differ: {sorted(set(first) ^ set(second))}.")
+    scenes = sorted(first)
+    a, b = (np.array([values[s] for s in scenes], np.float64) for values in (first, second))
+    if abs(b.mean()) < 1e-12:
+        raise ValueError("ratio_bootstrap: the second is 0 on average.")
+    pick = np.random.default_rng(_SEED).integers(len(a), size=(resamples, len(a)))
+    below = b[pick].sum(1)
+    ratios = a[pick].sum(1)[np.abs(below) > 1e-12] / below[np.abs(below) > 1e-12]
+    low, high = np.percentile(ratios, [2.5, 97.5])
+    return Estimate(float(a.mean() / b.mean()), float(low), float(high), len(a))

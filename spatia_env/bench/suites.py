@@ -4,7 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from spatia_env.bench.edits import measure_edit
+from spatia_env.bench.engine import measure_engine
 from spatia_env.bench.happenings import measure_events
+from spatia_env.bench.loops import measure_drift, measure_loop
+from spatia_env.bench.map_suite import measure_memory
 from spatia_env.bench.probes import (
     PHOTOGRAPHS,
     measure_autoencoder,
@@ -13,8 +17,10 @@ from spatia_env.bench.probes import (
     measure_renderer,
     measure_time,
 )
-from spatia_env.bench.quality import Context, Measured, measure_loop, measure_walk, measure_zero
+from spatia_env.bench.quality import Context, Measured, measure_walk, measure_zero
 from spatia_env.bench.rows import Row
+from spatia_env.bench.sweeps import SWEEP_ROWS, measure_sweep
+from spatia_env.bench.ws_static import measure_ws_static
 
 PICTURE_ROWS = (
     "oracle",
@@ -27,7 +33,8 @@ PICTURE_ROWS = (
     "frozen-frame",
 )
 LOOP_ROWS = tuple(name for name in PICTURE_ROWS if name != "default-picture-only")
-TIMED_SCENES = 4
+MORE_ROWS = ("no-scene-render", "no-slam", "no-dynamic-filter", "memory+inpaint")
+FEW_SCENES = 4
 
 
 @dataclass(frozen=True)
@@ -39,20 +46,28 @@ class Suite:
         summary: What it measures, one line.
         measure: Measures one (scene, row).
         rows: The rows, by name.
-        over: What is counted as a scene: "scenes", "timed" (the first few scenes), or "photographs".
+        more: Rows that only wide runs (standard, full) measure.
+        over: What is counted as a scene: "scenes", "few" (the first few scenes), or "photographs".
+        wide: Whether only wide runs have it.
     """
 
     name: str
     summary: str
     measure: Callable[..., Measured]
     rows: tuple[str, ...]
+    more: tuple[str, ...] = ()
     over: str = "scenes"
+    wide: bool = False
 
     def subjects(self, scenes: tuple[int, ...]) -> tuple[int, ...]:
         """The scene seeds (or photograph numbers) that this suite measures when the run has these scenes."""
         if self.over == "photographs":
             return tuple(range(len(PHOTOGRAPHS)))
-        return scenes[:TIMED_SCENES] if self.over == "timed" else scenes
+        return scenes[:FEW_SCENES] if self.over == "few" else scenes
+
+    def rows_of(self, wide: bool) -> tuple[str, ...]:
+        """The rows of a wide run, or of another."""
+        return self.rows + (self.more if wide else ())
 
     def run(self, context: Context, scene: int, row: Row, events: tuple[str, ...]) -> Measured:
         """Measure one unit."""
@@ -74,14 +89,48 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
                 "photographs encoded and decoded",
                 measure_photographs,
                 ("default",),
-                "photographs",
+                over="photographs",
             ),
-            Suite("walk", "four clips against the truth", measure_walk, PICTURE_ROWS),
-            Suite("loop", "out and back to the first pose", measure_loop, LOOP_ROWS),
+            Suite("walk", "four clips against the truth", measure_walk, PICTURE_ROWS, MORE_ROWS),
+            Suite("loop", "back to the first pose", measure_loop, LOOP_ROWS, MORE_ROWS),
+            Suite(
+                "drift",
+                "back to the first pose after 2, 6 and 16 clips",
+                measure_drift,
+                ("oracle", "default", "no-memory", "frozen-frame"),
+                wide=True,
+            ),
+            Suite(
+                "ws-static",
+                "WorldScore's eight camera paths and chains of them",
+                measure_ws_static,
+                ("oracle", "default", "no-memory", "no-scene-render", "frozen-frame"),
+                wide=True,
+            ),
             Suite("zero", "five zero moves after a walk", measure_zero, ("default",)),
             Suite("leakage", "what moves must not enter the map", measure_leakage, ("default",)),
             Suite("events", "does what the text says happen", measure_events, ("oracle", "default")),
-            Suite("time", "seconds a step", measure_time, ("default",), "timed"),
+            Suite(
+                "edit", "edits show, last, and leave the rest alone", measure_edit, ("default",), wide=True
+            ),
+            Suite(
+                "memory",
+                "true frames with movers through our SLAM and map",
+                measure_memory,
+                ("oracle", "default", "no-slam", "no-dynamic-filter"),
+                over="few",
+                wide=True,
+            ),
+            Suite(
+                "sweep",
+                "voxel edge and number of references",
+                measure_sweep,
+                SWEEP_ROWS,
+                over="few",
+                wide=True,
+            ),
+            Suite("engine", "latency, memory, repeats", measure_engine, ("default",), over="few", wide=True),
+            Suite("time", "seconds a step", measure_time, ("default",), over="few"),
         )
     }
 )

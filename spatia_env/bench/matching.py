@@ -1,0 +1,174 @@
+"""What feature matches say of pictures: is this the same place, and where was the camera?
+
+SIFT of OpenCV (optional). Match accuracy follows the paper's definition with SIFT in place of RoMa: matches of a
+picture with another, in units of the picture's matches with itself. Poses are estimated from the frames alone: SIFT
+points of the start picture, which the true depth lifts into space, are found in a frame and solved for its camera.
+"""
+
+import importlib.util
+from dataclasses import dataclass
+from types import ModuleType
+
+import numpy as np
+
+from spatia_env.errors import ActionError
+
+SCALE = 3
+"""Pictures are enlarged so many times before points are looked for: small pictures have few."""
+RATIO = 0.8
+"""Lowe's ratio between the best and the second match."""
+NEAR = 0.03
+"""Share of the picture's width within which a match of the same view must lie."""
+MIN_INLIERS = 10
+_REPROJECTION = 1.5
+"""Pixels (of the picture) that an inlier may be off."""
+
+
+def available() -> bool:
+    """Whether OpenCV is installed."""
+    return importlib.util.find_spec("cv2") is not None
+
+
+def opencv() -> ModuleType:
+    """OpenCV, single-threaded and with fixed random numbers.
+
+    Raises:
+        ActionError: It is not installed.
+    """
+    if not available():
+        raise ActionError('this metric needs OpenCV; `pip install "spatia-env[bench]"`.')
+    import cv2
+
+    cv2.setNumThreads(1)
+    cv2.setRNGSeed(0)
+    return cv2
+
+
+@dataclass(frozen=True)
+class Points:
+    """SIFT points of a picture: positions [N, 2] in its pixels (centres at +0.5) and descriptors [N, 128]."""
+
+    uv: np.ndarray
+    descriptors: np.ndarray
+
+
+def points_of(picture: np.ndarray) -> Points:
+    """The SIFT points of a picture u8 [H, W, 3]."""
+    cv2 = opencv()
+    grey = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY)
+    large = cv2.resize(grey, None, fx=SCALE, fy=SCALE, interpolation=cv2.INTER_CUBIC)
+    found, descriptors = cv2.SIFT_create(nfeatures=1500, contrastThreshold=0.015).detectAndCompute(
+        large, None
+    )
+    if not found:
+        return Points(np.zeros((0, 2)), np.zeros((0, 128), np.float32))
+    uv = (np.array([point.pt for point in found]) + 0.5) / SCALE
+    return Points(uv, descriptors)
+
+
+def matches(first: Points, second: Points) -> np.ndarray:
+    """Pairs of indices [M, 2] of points that are each other's best match and clearly so."""
+    if len(first.uv) < 2 or len(second.uv) < 2:
+        return np.zeros((0, 2), int)
+    a, b = first.descriptors.astype(np.float32), second.descriptors.astype(np.float32)
+    distance = (a**2).sum(1)[:, None] - 2 * a @ b.T + (b**2).sum(1)[None]
+    distance = np.maximum(distance, 0)
+    best = distance.argmin(1)
+    two = np.partition(distance, 1, axis=1)[:, :2]
+    clear = two[:, 0] <= RATIO**2 * two[:, 1]
+    mutual = distance.argmin(0)[best] == np.arange(len(a))
+    index = np.flatnonzero(clear & mutual)
+    return np.stack([index, best[index]], axis=1)
+
+
+def match_accuracy(picture: np.ndarray, truth: np.ndarray) -> float:
+    """MatchAcc-SIFT in [0, 1]: share of the true picture's self-matches that the same view finds at the same place.
+
+    Raises:
+        ActionError: OpenCV is not installed.
+    """
+    first, second = points_of(truth), points_of(picture)
+    own = len(matches(first, first))
+    if not own:
+        return 0.0
+    pairs = matches(first, second)
+    off = np.linalg.norm(first.uv[pairs[:, 0]] - second.uv[pairs[:, 1]], axis=1)
+    return float((off <= NEAR * truth.shape[1]).sum() / own)
+
+
+class Localiser:
+    """Estimates where a frame was taken, in the scene of a start picture.
+
+    Args:
+        picture: The start picture u8 [H, W, 3].
+        depth: Its true z-depth [H, W] in metres.
+        c2w: Its pose [4, 4].
+        K: Intrinsics [3, 3] of all pictures.
+    """
+
+    def __init__(self, picture: np.ndarray, depth: np.ndarray, c2w: np.ndarray, K: np.ndarray) -> None:
+        self.points, self.K, self.c2w = points_of(picture), K.astype(np.float64), c2w.astype(np.float64)
+        row, column = (np.floor(self.points.uv[:, i]).astype(int) for i in (1, 0))
+        z = depth[row.clip(0, depth.shape[0] - 1), column.clip(0, depth.shape[1] - 1)].astype(np.float64)
+        rays = np.column_stack([self.points.uv, np.ones(len(z))]) @ np.linalg.inv(self.K).T
+        self.usable, self.camera = z > 0, rays * z[:, None]
+
+    def locate(self, frame: np.ndarray) -> np.ndarray | None:
+        """The pose c2w [4, 4] of a frame u8 [H, W, 3], None where too little of the start picture is found in it."""
+        cv2 = opencv()
+        seen = points_of(frame)
+        pairs = matches(self.points, seen)
+        pairs = pairs[self.usable[pairs[:, 0]]]
+        if len(pairs) < MIN_INLIERS:
+            return None
+        space, image = self.camera[pairs[:, 0]], seen.uv[pairs[:, 1]]
+        solved, turn, move, inliers = cv2.solvePnPRansac(
+            space, image, self.K, None, iterationsCount=400, reprojectionError=_REPROJECTION, confidence=0.999,
+            flags=cv2.SOLVEPNP_EPNP,
+        )  # fmt: skip
+        if not solved or inliers is None or len(inliers) < MIN_INLIERS:
+            return None
+        kept = inliers[:, 0]
+        turn, move = cv2.solvePnPRefineLM(space[kept], image[kept], self.K, None, turn, move)
+        w2c = np.eye(4)
+        w2c[:3, :3], w2c[:3, 3] = cv2.Rodrigues(turn)[0], move[:, 0]
+        if not np.isfinite(w2c).all():
+            return None
+        return self.c2w @ np.linalg.inv(w2c)
+
+
+def interpolation_smoothness(frames: np.ndarray) -> float:
+    """How well each odd frame of u8 [T, H, W, 3] is predicted from its neighbours by optical flow: PSNR in dB.
+
+    After WorldScore's motion smoothness (every other frame is dropped, made again and compared), with DIS optical
+    flow in place of a network. Jumps and flicker lower it; so does any fast motion, so compare it with the oracle's.
+    """
+    from spatia_env.bench.metrics import psnr
+
+    cv2 = opencv()
+    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    grey = [cv2.cvtColor(np.ascontiguousarray(f), cv2.COLOR_RGB2GRAY) for f in frames]
+    height, width = grey[0].shape
+    grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).astype(np.float32)
+    scores = []
+    for index in range(1, len(frames) - 1, 2):
+        before, after = index - 1, index + 1
+        parts = []
+        for source, other in ((before, after), (after, before)):
+            # The flow at the source stands for that at the middle: motion between frames is small.
+            motion = flow.calc(grey[source], grey[other], None)
+            place = (grid - motion / 2).astype(np.float32)
+            parts.append(
+                cv2.remap(frames[source], place, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            )
+        middle = (parts[0].astype(np.float32) + parts[1]) / 2
+        scores.append(psnr(middle, frames[index].astype(np.float32)))
+    return float(np.mean(scores))
+
+
+def inpaint(frame: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """A frame u8 [H, W, 3] whose unknown pixels [H, W] are filled by OpenCV (Telea, 2004)."""
+    cv2 = opencv()
+    return np.asarray(
+        cv2.inpaint(np.ascontiguousarray(frame), (~known).astype(np.uint8), 3, cv2.INPAINT_TELEA)
+    )
