@@ -34,22 +34,26 @@ def make(config: dict[str, Any]) -> gym.Env:
     return PictureOnly(gym.make("spatia_env:SpatiaRL-v0", **config))
 
 
-def main(iterations: int = 2, model: str = "spatia-tiny") -> None:
-    """Train for some iterations."""
+def main(iterations: int = 2, model: str = "spatia-tiny", batch: int = 64) -> int:
+    """Train for some iterations of `batch` steps; how many steps were sampled."""
     register_env("spatia", make)
-    options = {"task": "explore", "size": (64, 64), "model": model, "max_episode_steps": 16}
+    options = {"task": "explore", "size": (64, 64), "model": model, "max_episode_steps": 8}
     config = (
         PPOConfig()
         .environment("spatia", env_config=options)
-        .env_runners(num_env_runners=1)
-        .training(train_batch_size_per_learner=64, minibatch_size=32, num_epochs=2)
+        # A step takes a good part of a second: a batch needs more than RLlib's 60 seconds.
+        .env_runners(num_env_runners=1, sample_timeout_s=1800)
+        .training(train_batch_size_per_learner=batch, minibatch_size=batch // 2, num_epochs=2)
         .rl_module(model_config=DefaultModelConfig(conv_filters=[[16, 8, 4], [32, 4, 2], [64, 3, 2]]))
     )
     algorithm = config.build_algo()
+    sampled = 0
     for _ in range(iterations):
-        result = algorithm.train()
-        print(result["env_runners"].get("episode_return_mean"))
+        runners = algorithm.train()["env_runners"]
+        sampled = int(runners["num_env_steps_sampled_lifetime"])
+        print(f"{sampled} steps, mean return {runners.get('episode_return_mean')}")
     algorithm.stop()
+    return sampled
 
 
 if __name__ == "__main__":

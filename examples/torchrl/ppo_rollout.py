@@ -54,16 +54,17 @@ def main(steps: int = 8, model: str = "spatia-tiny") -> float:
         TensorDictModule(Trunk(), in_keys=["pixels"], out_keys=["value_features"]),
         ValueOperator(nn.Linear(128, 1), in_keys=["value_features"]),
     )
-    data = env.rollout(steps, actor)
-    GAE(gamma=0.95, lmbda=0.95, value_network=critic)(data)
+    with torch.no_grad():  # what is collected is data; the loss looks at the networks afresh
+        data = env.rollout(steps, actor)
+        GAE(gamma=0.95, lmbda=0.95, value_network=critic)(data)
     loss = ClipPPOLoss(actor, critic)(data)
     total = loss["loss_objective"] + loss["loss_critic"] + loss["loss_entropy"]
     total.backward()
     print(
-        f"{len(data)} steps, return {float(data['next', 'episode_reward'][-1]):.3f}, loss {float(total):.3f}"
+        f"{len(data)} steps, return {float(data['next', 'episode_reward'][-1]):.3f}, loss {float(total.detach()):.3f}"
     )
     env.close()
-    return float(total)
+    return float(total.detach())
 
 
 if __name__ == "__main__":
