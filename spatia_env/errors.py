@@ -37,6 +37,10 @@ class CaseError(SpatiaError, ValueError):
     """A case folder (`img.jpg`, `w2c.txt`, `intrinsics.txt`, `prompt.txt`) is incomplete or malformed."""
 
 
+class DatasetError(SpatiaError, ValueError):
+    """A folder of posed videos is incomplete, or one of its files is malformed; file and line are named."""
+
+
 class WorldFormatError(SpatiaError, ValueError):
     """A world or point-cloud file is not of a format this version reads."""
 

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +24,8 @@ from spatia_env.train.samples import CorruptionConfig, remember_episode
 
 BITS = ("dynamic", "known")
 """Boolean arrays, packed to bits along the width."""
+PACKED = (*BITS, "trust")
+"""With those that only played episodes have (`rollouts`)."""
 
 
 @dataclass(frozen=True)
@@ -70,16 +73,22 @@ def _write(job: tuple[int, DataConfig]) -> None:
     recorded = record_episode(seed, config.episode, config.split)
     episode = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in recorded.items()}
     remembered = remember_episode(episode, config.corruption, np.random.default_rng([seed, 7]))
-    arrays = {name: value for name, value in recorded.items() if name != "meta"}
-    arrays |= {name: value.numpy() for name, value in remembered.items()}
-    for name in BITS:
+    write_episode(_path(config.out, seed), episode | remembered, recorded["meta"])
+
+
+def write_episode(path: Path, tensors: dict[str, Any], meta: dict[str, Any]) -> None:
+    """Write an episode file: `tensors` of `record_episode` and `remember_episode` by name, and what is said of it.
+
+    Masks are packed to bits; a reader sees a whole file or none.
+    """
+    arrays = {name: np.asarray(value) for name, value in tensors.items() if name != "meta"}
+    for name in arrays.keys() & set(PACKED):
         arrays[name] = np.packbits(arrays[name], axis=-1)
-    path = _path(config.out, seed)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     save_file(
         {n: np.ascontiguousarray(a) for n, a in arrays.items()},
         temporary,
-        {"meta": json.dumps(recorded["meta"])},
+        {"meta": json.dumps(meta)},
     )
     os.replace(temporary, path)
 
@@ -125,14 +134,14 @@ class EpisodeFile:
     def get(self, name: str, index: slice | int) -> Tensor:
         """`name[index]` along the first axis; masks come as bool."""
         values = self.file.get_slice(name)[index]
-        if name not in BITS:
+        if name not in PACKED:
             return values
         return torch.from_numpy(np.unpackbits(values.numpy(), axis=-1)).bool()
 
     def get_at(self, name: str, first: int, second: int) -> Tensor:
         """`name[first, second]`; masks come as bool."""
         values = self.file.get_slice(name)[first, second]
-        if name not in BITS:
+        if name not in PACKED:
             return values
         return torch.from_numpy(np.unpackbits(values.numpy(), axis=-1)).bool()
 
