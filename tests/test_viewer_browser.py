@@ -12,6 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
+from spatia_env import export_html
 from spatia_env.errors import DependencyError
 from spatia_env.viewer.browser import Browser, find_chromium
 from spatia_env.viewer.cli import ViewConfig, open_playground
@@ -62,6 +63,16 @@ def page(browser, playground):
 
 def idle(page, app) -> None:
     page.wait_for(lambda: not app.session.queue.pending(), "nothing waits")
+
+
+def picks(page, app) -> bool:
+    """Click here and there, until something was hit."""
+    for down in (0.5, 0.56, 0.62, 0.45, 0.4):
+        page.click_view(0.5, down)
+        page.pause(2)
+        if app.edit._picked is not None:
+            return True
+    return False
 
 
 def colours_of(picture: np.ndarray) -> int:
@@ -140,13 +151,9 @@ def test_edit_undo_fork_save_reload(playground, page):
     page.open_tab("Edit")
     page.switch("A click picks a thing")
     page.pause(0.5)
-    for down in (0.5, 0.56, 0.62, 0.45, 0.4):
-        page.click_view(0.5, down)
-        page.pause(3)
-        if app.edit._picked is not None:
-            break
-    assert app.edit._picked is not None
-    page.pause(1)
+    page.wait_for(lambda: app.edit._listening, "clicks pick")
+    page.wait_for(lambda: picks(page, app), "a click picked something")
+    page.wait_for(lambda: page.tab.get_by_text("points, ").count(), "the page says what is picked")
     page.shot(SHOTS / "picked.png")
     page.click("Recolour")
     page.wait_for(lambda: app.session.now.kind == "edit", "an edit")
@@ -183,35 +190,47 @@ def test_two_clients_see_one_world_and_a_vanished_one_leaves_nothing_waiting(bro
     other = browser.page(url)
     other_id = next(iter(other.wait_for(lambda: set(app.server.get_clients()) - before, "the second client")))
     count = len(app.session.timeline)
-    release = threading.Event()
-    app.session.queue.submit("hold", None, lambda job: release.wait(60))
-    other.click("turn left")
-    other.click("turn right")
-    page.wait_for(lambda: len(app.session.queue.pending()) == 3, "two wait")
-    assert page.tab.get_by_text("turn right").count() > 1  # also in the first client's queue
-    other.tab.close()
-    page.wait_for(lambda: other_id not in app.server.get_clients(), "it has gone")
-    page.wait_for(lambda: len(app.session.queue.pending()) == 1, "what it asked for has gone with it")
-    release.set()
-    idle(page, app)
+    release, step = threading.Event(), app.session.env.step
+
+    def slow_step(action):
+        release.wait(60)
+        return step(action)
+
+    app.session.env.step = slow_step
+    try:
+        other.click("turn left")
+        page.wait_for(lambda: [job.phase for job in app.session.queue.pending()] == ["running"], "it runs")
+        other.click("turn right")
+        page.wait_for(lambda: len(app.session.queue.pending()) == 2, "one waits")
+        label = page.tab.get_by_text("turn right")
+        page.wait_for(lambda: label.count() > 1, "the first client's queue shows it too")
+        other.tab.close()
+        page.wait_for(lambda: other_id not in app.server.get_clients(), "it has gone")
+        page.wait_for(lambda: len(app.session.queue.pending()) == 1, "what it had waiting has gone with it")
+    finally:
+        release.set()
+        app.session.env.step = step
+    page.wait_for(lambda: len(app.session.timeline) == count + 1, "what ran ends by itself")
     page.click("turn left")
-    page.wait_for(lambda: len(app.session.timeline) == count + 1, "the other goes on")
-    assert app.views[other_id] is None
+    page.wait_for(lambda: len(app.session.timeline) == count + 2, "the other goes on")
+    assert app.views[other_id] is None and app.session.timeline[count].caption == "turn left"
 
 
 @pytest.mark.slow
 def test_two_hundred_connects_leave_nothing_behind(playground):
-    from spatia_env.bench.viewer_bench import connect_once
+    from spatia_env.bench.viewer_bench import connect_once, settled
 
     app, url = playground
     process = psutil.Process(os.getpid())
     for _ in range(40):
         connect_once(url)
-    handles, memory, threads = process.num_fds(), process.memory_info().rss, threading.active_count()
+    settled(lambda: len(app.server.get_clients()))
+    handles, memory = settled(process.num_fds), process.memory_info().rss
+    threads = threading.active_count()
     for _ in range(200):
         connect_once(url)
-    app.stage.settle(5)
-    assert process.num_fds() <= handles and threading.active_count() <= threads + 2
+    assert settled(lambda: len(app.server.get_clients())) == 0
+    assert settled(process.num_fds) <= handles and threading.active_count() <= threads + 2
     assert process.memory_info().rss - memory <= 32 * 2**20
 
 
@@ -228,3 +247,34 @@ def test_a_read_only_playground_has_no_way_to_change_anything(browser, tmp_path)
         page.tab.close()
     finally:
         app.close()
+
+
+def test_an_exported_page_opens_from_disk_and_shows_its_cloud(browser, tmp_path):
+    rng = np.random.default_rng(0)
+    points = rng.uniform([-1, -1, 1], [1, 1, 3], (20_000, 3)).astype(np.float32)
+    colours = rng.integers(40, 255, (20_000, 3)).astype(np.uint8)
+    pose = np.broadcast_to(np.eye(4, dtype=np.float32), (5, 4, 4)).copy()
+    K = np.array([[20.0, 0, 16], [0, 20, 12], [0, 0, 1]], np.float32)
+    frames = np.full((5, 24, 32, 3), (200, 60, 40), np.uint8)
+    events = (
+        export_html.Happening(1, HOSTILE[0], (0, 0, 2)),
+        export_html.Happening(3, HOSTILE[1], (0, 0, 2)),
+    )
+    path = tmp_path / "episode.html"
+    path.write_text(
+        export_html.render(export_html.Episode(HOSTILE[1], frames, pose, K, points, colours, events))
+    )
+    asked, wrong = len(browser.requests), len(browser.errors)
+    page = browser.page(path.as_uri())
+    page.wait_for(lambda: page.tab.evaluate("document.getElementById('film').readyState >= 2"), "the film")
+    for button in ("Follow the camera", "From above"):
+        page.click(button)
+        page.wait_for(lambda: colours_of(page.element("#canvas")) > 60, f"{button}: the cloud is drawn")
+    assert (np.abs(page.element("#film").astype(int)[8, 8] - [200, 60, 40]) < 16).all()
+    assert page.tab.locator("#title").inner_text() == HOSTILE[1]
+    assert [row.inner_text() for row in page.tab.locator("li").all()] == [event.text for event in events]
+    page.shot(SHOTS / "exported.png")
+    assert (
+        browser.requests[asked:] == [path.as_uri()] and browser.errors[wrong:] == [] and not page.is_pwned()
+    )
+    page.tab.close()

@@ -283,25 +283,26 @@ def connections(config: ViewerBenchConfig) -> dict[str, Any]:
         watched = psutil.Process(process.pid)
         for _ in range(WARM_UP):
             connect_once(url)
-        _settled(watched.num_fds)
-        memory, handles = watched.memory_info().rss, watched.num_fds()
+        handles = settled(watched.num_fds)
+        memory = watched.memory_info().rss
         for _ in range(config.connects):
             connect_once(url)
-        _settled(watched.num_fds)
+        left = settled(watched.num_fds)
         growth = (watched.memory_info().rss - memory) / 2**20
         return {
             "viewer_connects_growth_mb": [growth],
-            "viewer_connects_handles": [float(watched.num_fds() - handles)],
+            "viewer_connects_handles": [float(left - handles)],
         }
 
 
-def _settled(count: Callable[[], int], seconds: float = 3.0) -> None:
-    """Wait until a count has stopped to change."""
+def settled(count: Callable[[], int], seconds: float = 3.0) -> int:
+    """A count, once it has not changed for a while."""
     last, since = count(), time.monotonic()
     while time.monotonic() - since < seconds:
         time.sleep(0.2)
         if count() != last:
             last, since = count(), time.monotonic()
+    return last
 
 
 def connect_once(url: str) -> None:

@@ -180,6 +180,10 @@ class Page:
         shown = [found.nth(index) for index in range(found.count())]
         return [_pixels(image.screenshot()) for image in shown if image.is_visible()]
 
+    def element(self, selector: str) -> np.ndarray:
+        """An element u8 [H, W, 3] as it is on the screen."""
+        return _pixels(self.tab.locator(selector).screenshot())
+
     def shot(self, path: Path) -> None:
         """Save what is on the screen."""
         path.parent.mkdir(parents=True, exist_ok=True)
