@@ -1,9 +1,9 @@
 """Camera control by WorldScore's formula, from poses that were estimated from the frames.
 
 WorldScore estimates a trajectory with DROID-SLAM; here `matching.Localiser` does, as the true depth of the start
-picture is known. Both the row and the oracle go through it. A frame that it cannot place even on the true pictures is
-left out for all rows (the share that stays is reported); one that it can place there and not on the row's is an error
-of the greatest size.
+picture is known. Both the row and the oracle go through it. A frame that it cannot place rightly even on the true
+pictures is left out for all rows (the share that stays is reported); one that it can place there and not on the row's
+is an error of the greatest size.
 """
 
 from collections.abc import Sequence

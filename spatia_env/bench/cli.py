@@ -18,6 +18,7 @@ OTHERS = {
     "compare": "spatia_env.bench.compare",
     "readme": "spatia_env.bench.pages",
     "worldscore": "spatia_env.bench.worldscore",
+    "re10k": "spatia_env.bench.re10k",
 }
 """Benches and tools with arguments of their own; each module has a `main(argv)`."""
 

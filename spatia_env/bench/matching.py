@@ -1,8 +1,8 @@
 """What feature matches say of pictures: is this the same place, and where was the camera?
 
 SIFT of OpenCV (optional). Match accuracy follows the paper's definition with SIFT in place of RoMa: matches of a
-picture with another, in units of the picture's matches with itself. Poses are estimated from the frames alone: SIFT
-points of the start picture, which the true depth lifts into space, are found in a frame and solved for its camera.
+picture with another, in units of the picture's matches with itself. Poses are estimated from the
+frames alone (`Localiser`).
 """
 
 import importlib.util
@@ -19,7 +19,9 @@ RATIO = 0.8
 """Lowe's ratio between the best and the second match."""
 NEAR = 0.03
 """Share of the picture's width within which a match of the same view must lie."""
-MIN_INLIERS = 10
+MIN_INLIERS = 12
+ENOUGH = 80
+"""Followed points that make a search by looks needless."""
 _REPROJECTION = 1.5
 """Pixels (of the picture) that an inlier may be off."""
 
@@ -97,7 +99,11 @@ def match_accuracy(picture: np.ndarray, truth: np.ndarray) -> float:
 
 
 class Localiser:
-    """Estimates where a frame was taken, in the scene of a start picture.
+    """Estimates where frames were taken, in the scene of a start picture.
+
+    Points of the start picture, which its true depth lifts into space, are followed from frame to frame (corners, by
+    optical flow that must lead back) and, where few are left, found again by their looks (SIFT); RANSAC solves them for
+    the camera.
 
     Args:
         picture: The start picture u8 [H, W, 3].
@@ -107,23 +113,52 @@ class Localiser:
     """
 
     def __init__(self, picture: np.ndarray, depth: np.ndarray, c2w: np.ndarray, K: np.ndarray) -> None:
-        self.points, self.K, self.c2w = points_of(picture), K.astype(np.float64), c2w.astype(np.float64)
-        row, column = (np.floor(self.points.uv[:, i]).astype(int) for i in (1, 0))
-        z = depth[row.clip(0, depth.shape[0] - 1), column.clip(0, depth.shape[1] - 1)].astype(np.float64)
-        rays = np.column_stack([self.points.uv, np.ones(len(z))]) @ np.linalg.inv(self.K).T
-        self.usable, self.camera = z > 0, rays * z[:, None]
+        self.K, self.c2w, self.grey = K.astype(np.float64), c2w.astype(np.float64), _enlarged(picture)
+        self.depth, self.points = depth, points_of(picture)
+        found = opencv().goodFeaturesToTrack(self.grey, 500, 0.002, 2 * SCALE)
+        corners = np.zeros((0, 2)) if found is None else (found[:, 0] + 0.5) / SCALE
+        self.corners, self.corner_space = self._lifted(corners)
+        self.sift, self.sift_space = self._lifted(self.points.uv, keep_all=True)
 
-    def locate(self, frame: np.ndarray) -> np.ndarray | None:
-        """The pose c2w [4, 4] of a frame u8 [H, W, 3], None where too little of the start picture is found in it."""
-        cv2 = opencv()
+    def _lifted(self, uv: np.ndarray, keep_all: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Points with a depth, and where they are in the start camera's space; NaN without one if all are kept."""
+        row, column = (np.floor(uv[:, i]).astype(int).clip(0, self.depth.shape[1 - i] - 1) for i in (1, 0))
+        z = self.depth[row, column].astype(np.float64)
+        z[z <= 0] = np.nan
+        space = np.column_stack([uv, np.ones(len(z))]) @ np.linalg.inv(self.K).T * z[:, None]
+        kept = np.ones(len(z), bool) if keep_all else np.isfinite(z)
+        return uv[kept], space[kept]
+
+    def locate(self, frames: np.ndarray) -> list[np.ndarray | None]:
+        """Poses c2w [4, 4] of frames u8 [T, H, W, 3] in order; None where too little of the start picture is found."""
+        poses = []
+        before, uv, space = self.grey, self.corners, self.corner_space
+        for frame in frames:
+            now = _enlarged(frame)
+            uv, kept = _followed(before, now, uv)
+            before, space = now, space[kept]
+            poses.append(
+                self._solved(*(self._with_found(frame, space, uv) if len(uv) < ENOUGH else (space, uv)))
+            )
+        return poses
+
+    def _with_found(
+        self, frame: np.ndarray, space: np.ndarray, uv: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Points that were followed, and those that are found again by their looks."""
         seen = points_of(frame)
         pairs = matches(self.points, seen)
-        pairs = pairs[self.usable[pairs[:, 0]]]
-        if len(pairs) < MIN_INLIERS:
+        pairs = pairs[np.isfinite(self.sift_space[pairs[:, 0], 2])]
+        return np.concatenate([space, self.sift_space[pairs[:, 0]]]), np.concatenate(
+            [uv, seen.uv[pairs[:, 1]]]
+        )
+
+    def _solved(self, space: np.ndarray, image: np.ndarray) -> np.ndarray | None:
+        cv2 = opencv()
+        if len(space) < MIN_INLIERS:
             return None
-        space, image = self.camera[pairs[:, 0]], seen.uv[pairs[:, 1]]
         solved, turn, move, inliers = cv2.solvePnPRansac(
-            space, image, self.K, None, iterationsCount=400, reprojectionError=_REPROJECTION, confidence=0.999,
+            space, image, self.K, None, iterationsCount=500, reprojectionError=_REPROJECTION, confidence=0.999,
             flags=cv2.SOLVEPNP_EPNP,
         )  # fmt: skip
         if not solved or inliers is None or len(inliers) < MIN_INLIERS:
@@ -132,9 +167,29 @@ class Localiser:
         turn, move = cv2.solvePnPRefineLM(space[kept], image[kept], self.K, None, turn, move)
         w2c = np.eye(4)
         w2c[:3, :3], w2c[:3, 3] = cv2.Rodrigues(turn)[0], move[:, 0]
-        if not np.isfinite(w2c).all():
-            return None
-        return self.c2w @ np.linalg.inv(w2c)
+        return self.c2w @ np.linalg.inv(w2c) if np.isfinite(w2c).all() else None
+
+
+def _enlarged(picture: np.ndarray) -> np.ndarray:
+    """A grey picture, `SCALE` times as large."""
+    cv2 = opencv()
+    grey = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY)
+    return np.asarray(cv2.resize(grey, None, fx=SCALE, fy=SCALE, interpolation=cv2.INTER_CUBIC))
+
+
+def _followed(before: np.ndarray, now: np.ndarray, uv: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where points [N, 2] of an enlarged picture went in the next, and which of them [N] were followed."""
+    cv2 = opencv()
+    if not len(uv):
+        return uv, np.zeros(0, bool)
+    old = (uv * SCALE - 0.5).astype(np.float32)[:, None]
+    options = {"winSize": (21, 21), "maxLevel": 4}
+    new, found, _ = cv2.calcOpticalFlowPyrLK(before, now, old, None, **options)
+    again, back, _ = cv2.calcOpticalFlowPyrLK(now, before, new, None, **options)
+    kept = (found[:, 0] > 0) & (back[:, 0] > 0) & (np.abs(again - old)[:, 0].max(-1) < 0.5 * SCALE)
+    inside = (new[:, 0] > 0).all(-1) & (new[:, 0] < np.array(now.shape[::-1]) - 1).all(-1)
+    kept &= inside
+    return (new[kept, 0].astype(np.float64) + 0.5) / SCALE, kept
 
 
 def interpolation_smoothness(frames: np.ndarray) -> float:

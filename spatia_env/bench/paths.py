@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spatia_env.bench.ws_cameras import MOVES, interpolated
 from spatia_env.cameras import path_from_twist
 from spatia_env.sim.scenes import SimScene
 
@@ -232,50 +233,16 @@ def _all_free(scene: SimScene, poses: Tensor, clearance: float = CLEARANCE) -> b
 WS_UNIT = 0.5
 """Metres that stand for WorldScore's unit, so that each of its paths is one step at the limits of the environment."""
 WS_CLEARANCE = 0.12
-WS_PATHS: Mapping[str, tuple[tuple[float, float, float], float]] = MappingProxyType(
-    {
-        "push_in": ((0, 0, 1), 0),
-        "pull_out": ((0, 0, -1), 0),
-        "move_left": ((-0.5, 0, 0), 0),
-        "move_right": ((0.5, 0, 0), 0),
-        "orbit_left": ((-0.5, 0, 0.134), 30),
-        "orbit_right": ((0.5, 0, 0.134), -30),
-        "pan_left": ((0, 0, 0), -30),
-        "pan_right": ((0, 0, 0), 30),
-    }
-)
-"""End of each path: centre in units (right, down, forward) and yaw in degrees, + to the right."""
+WS_PATHS = tuple(name for name in MOVES if name != "fixed")
 WS_CHAINS = (("pan_left", "move_left", "pull_out"), ("push_in", "pan_right", "orbit_left"))
-
-
-def ws_segment(c2w: Tensor, name: str, frames: int = FRAMES, unit: float = WS_UNIT) -> Tensor:
-    """Poses [frames, 4, 4] of a WorldScore path that starts after `c2w` [4, 4].
-
-    As there, rotations are interpolated on the sphere and w2c translations on a line, so an orbit is no exact arc.
-    """
-    centre, yaw = WS_PATHS[name]
-    out = []
-    for index in range(1, frames + 1):
-        share = index / frames
-        angle = np.radians(yaw) * share
-        rotation = _yaw(angle)
-        end = _yaw(np.radians(yaw))
-        # t_w2c = -R^T c, interpolated on a line; then back to a centre.
-        t = share * -(end.T @ (np.array(centre, float) * unit))
-        pose = np.eye(4)
-        pose[:3, :3], pose[:3, 3] = rotation, -(rotation @ t)
-        out.append(torch.from_numpy(pose).to(c2w.dtype))
-    return c2w @ torch.stack(out)
 
 
 def ws_path(names: Sequence[str]) -> Maker:
     """The maker of a chain of WorldScore paths, one clip each."""
 
     def make(scene: SimScene, rng: np.random.Generator, clips: int) -> Tensor:
-        poses = _start(scene)
-        for name in names:
-            poses = torch.cat([poses, ws_segment(poses[-1], name)])
-        return poses
+        relative = torch.from_numpy(interpolated(names, FRAMES + 1, WS_UNIT)).float()
+        return _start(scene) @ relative
 
     return make
 
@@ -283,12 +250,6 @@ def ws_path(names: Sequence[str]) -> Maker:
 def has_room(scene: SimScene, poses: Tensor) -> bool:
     """Whether a camera can go there: WorldScore's paths are fixed, and some end in a wall."""
     return all(scene.is_free(pose[:3, 3].numpy(), WS_CLEARANCE) for pose in poses[2::2])
-
-
-def _yaw(angle: float) -> np.ndarray:
-    """Turn to the right by `angle` radians about the camera's down axis."""
-    c, s = np.cos(angle), np.sin(angle)
-    return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
 
 
 MAKERS: Mapping[str, tuple[int, Maker]] = MappingProxyType(

@@ -37,6 +37,8 @@ class ViewerBenchConfig:
 
     out: Path = Path("out/bench/viewer")
     """Folder for results.json"""
+    page: Path | None = None
+    """Page whose table of the results is written anew, such as docs/playground.md"""
     scene: str = "10038"
     """Scene to open"""
     connects: int = CONNECTS
@@ -61,6 +63,8 @@ def main(argv: list[str]) -> int:
     for name, figure in content["figures"].items():
         print(f"{name:<28} {figure['value']:>10.3f}  reach {figure['reach']:<14} holds: {figure['holds']}")
     print(f"\n{config.out / 'results.json'}")
+    if config.page is not None:
+        write_table(config.page, config.out / "results.json")
     return 0
 
 
@@ -88,27 +92,37 @@ def run_viewer_bench(config: ViewerBenchConfig) -> dict[str, Any]:
         "step_seconds": measured["step_seconds"],
         "figures": figures,
     }
-    config.out.mkdir(parents=True, exist_ok=True)
-    (config.out / "results.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_results(config.out, content)
     return content
 
 
+def write_results(folder: Path, content: dict[str, Any]) -> None:
+    """Write results.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
 REACHES: dict[str, dict[str, Any]] = {
-    "viewer_first_picture_s": {"limit": 15.0, "unit": "s"},
-    "viewer_key_to_preview_ms": {"limit": 150.0, "unit": "ms"},
-    "viewer_key_to_clip_extra_s": {"limit": 0.3, "unit": "s"},
-    "viewer_million_points_s": {"limit": 2.0, "unit": "s"},
-    "viewer_connects_growth_mb": {"limit": 32.0, "unit": "MB"},
-    "viewer_connects_handles": {"limit": 0.0, "unit": ""},
-    "viewer_requests_elsewhere": {"limit": 0.0, "unit": ""},
-}
+    "viewer_first_picture_s": {"title": "first picture after `spatia view` is called", "limit": 15.0, "unit": "s"},
+    "viewer_key_to_preview_ms": {"title": "key press to preview in the browser", "limit": 150.0, "unit": "ms"},
+    "viewer_key_to_clip_extra_s": {"title": "letting go to the clip, beyond the step", "limit": 0.3, "unit": "s"},
+    "viewer_million_points_s": {"title": "a million points to the browser", "limit": 2.0, "unit": "s"},
+    "viewer_connects_growth_mb": {"title": "200 connects: process growth", "limit": 32.0, "unit": "MB"},
+    "viewer_connects_handles": {"title": "200 connects: file handles", "limit": 0.0, "unit": "handles"},
+    "viewer_requests_elsewhere": {
+        "title": "requests to anywhere but the server", "limit": 0.0, "unit": "requests",
+    },
+}  # fmt: skip
 """What each figure must not exceed. `key_to_clip_extra` is what a clip takes beyond the step itself."""
 
 
-def figure(config: ViewerBenchConfig, values: list[float], limit: float, unit: str) -> dict[str, Any]:
+def figure(
+    config: ViewerBenchConfig, values: list[float], title: str, limit: float, unit: str
+) -> dict[str, Any]:
     """A figure of repeated measurements: the median, and the range of the values as its interval."""
     value = statistics.median(values)
     return {
+        "title": title,
         "value": round(value, 4),
         "ci": [round(min(values), 4), round(max(values), 4)],
         "n": len(values),
@@ -117,6 +131,56 @@ def figure(config: ViewerBenchConfig, values: list[float], limit: float, unit: s
         "holds": bool(value <= limit),
         "command": config.command,
     }
+
+
+BLOCK = re.compile(r"(<!-- viewer: (\S+) -->\n).*?(<!-- /viewer -->)", re.DOTALL)
+"""Where a page holds the table: its file, relative to the page, then what is written anew."""
+
+
+def write_table(page: Path, results: Path) -> None:
+    """Write the table of some results into a page, and where they are."""
+    file = Path(os.path.relpath(results, page.parent)).as_posix()
+    text = BLOCK.sub(f"<!-- viewer: {file} -->\n<!-- /viewer -->", page.read_text(encoding="utf-8"))
+    page.write_text(with_table(text, page.parent), encoding="utf-8")
+
+
+def with_table(text: str, folder: Path) -> str:
+    """A page's text with the tables that its results say.
+
+    Raises:
+        ViewerError: It has no block for one, or its results cannot be read.
+    """
+    if not BLOCK.search(text):
+        raise ViewerError("the page has no block `<!-- viewer: results.json -->` ... `<!-- /viewer -->`.")
+
+    def block(match: re.Match[str]) -> str:
+        try:
+            content = json.loads((folder / match[2]).read_text(encoding="utf-8"))
+            return match[1] + "\n" + "\n".join(table_lines(content)) + "\n\n" + match[3]
+        except (OSError, ValueError, KeyError) as cause:
+            raise ViewerError(f"{folder / match[2]}: are no results ({cause!r}).") from cause
+
+    return BLOCK.sub(block, text)
+
+
+def table_lines(content: dict[str, Any]) -> list[str]:
+    """The figures of some results as a Markdown table, and what they were measured on."""
+    run = content["run"]
+    lines = [
+        f"`{run['command']}` on {run['cores']} CPU cores that also draw the browser's pictures, {run['date']}; "
+        f"{run['load_before']:g} other processes wanted a core when it began. A step took "
+        f"{content['step_seconds']:.2f} s. In brackets: the least and the most of several presses.",
+        "",
+        "| figure | value | reach | holds |",
+        "|---|---|---|---|",
+    ]
+    for figure in content["figures"].values():
+        low, high = figure["ci"]
+        spread = f" [{low:.3g}, {high:.3g}]" if figure["n"] > 1 else ""
+        value = f"{figure['value']:.3g} {figure['unit']}{spread}"
+        holds = "yes" if figure["holds"] else "**no**"
+        lines.append(f"| {figure['title']} | {value} | {figure['reach']} | {holds} |")
+    return lines
 
 
 @contextmanager

@@ -17,6 +17,8 @@ from spatia_env.bench.paths import MAKERS, WS_CHAINS, WS_PATHS, WS_UNIT, has_roo
 from spatia_env.bench.quality import Context, Measured, roll_out
 from spatia_env.bench.rows import Row
 
+RIGHT_METRES, RIGHT_DEGREES = 0.08, 2.0
+"""Errors on the true frame beyond which the estimator is not asked about that frame, of any row."""
 SHOWN_PATHS = ("ws:push_in", "ws:orbit_left", "ws:pan_right")
 
 
@@ -60,12 +62,18 @@ def score_path(context: Context, frames: np.ndarray, truth: Truth, kind: str) ->
     localiser, reachable = context.source.kept(("placed", truth.scene, kind), lambda: estimator_of(truth))
     values["placeable"] = float(reachable.mean())
     if reachable.any():
-        found = [localiser.locate(frame) for frame in frames[reachable]]
+        found = [pose for pose, ok in zip(localiser.locate(frames), reachable, strict=True) if ok]
         values |= camera_control(found, truth.c2w[1:][reachable], truth.c2w[0], WS_UNIT)
     return values
 
 
 def estimator_of(truth: Truth) -> tuple[Localiser, np.ndarray]:
-    """The pose estimator of an episode, and which of its frames [T] it can place when they are true."""
+    """The pose estimator of an episode, and which of its frames [T] it places rightly when they are true."""
     localiser = Localiser(truth.frames[0], truth.depth[0], truth.c2w[0], truth.K)
-    return localiser, np.array([localiser.locate(frame) is not None for frame in truth.frames[1:]])
+    poses = localiser.locate(truth.frames[1:])
+    right = np.zeros(len(poses), bool)
+    for index, pose in enumerate(poses):
+        if pose is not None:
+            metres, degrees = metrics.pose_errors(pose[None], truth.c2w[1 + index][None])
+            right[index] = metres[0] <= RIGHT_METRES and degrees[0] <= RIGHT_DEGREES
+    return localiser, right
