@@ -19,6 +19,7 @@ from torch import Tensor
 
 from spatia_env.errors import CheckpointError
 from spatia_env.model.folders import KEPT_IN_FLOAT32, compare_shapes, weight_files
+from spatia_env.model.fresh_control import add_control_branch
 from spatia_env.model.keymaps import autoencoder_name, lora_layers, text_encoder_name, transformer_name
 from spatia_env.model.sizes import autoencoder_config, text_encoder_config, transformer_config
 from spatia_env.model.sources import Source, read_small, verified_hashes
@@ -37,10 +38,11 @@ class ConvertConfig:
 
     wan: Path
     """folder of the base model Wan2.2-TI2V-5B, as downloaded, in either layout"""
-    control: Path
-    """the release's control checkpoint, such as step-8500.safetensors"""
     out: Path
     """folder to write; must not exist"""
+    control: Path | None = None
+    """the release's control checkpoint, such as step-8500.safetensors; without it a new branch is written, silent
+    until `spatia train official --stage control` has taught it"""
     lora: Path | None = None
     """the release's LoRA, active from the second clip on; without it every clip is made by the base weights"""
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
@@ -119,9 +121,13 @@ def _read_parts(config: ConvertConfig) -> dict[str, _Part]:
     original = not (config.wan / "transformer").is_dir()
     reader = _read_original if original else _read_diffusers
     parts = reader(config)
-    parts["transformer"].source.add_safetensors(_safetensors(config.control), transformer_name)
+    layers = config.control_layers
+    if config.control is None:
+        layers = add_control_branch(parts["transformer"].source, layers)
+    else:
+        parts["transformer"].source.add_safetensors(_safetensors(config.control), transformer_name)
     hints = read_json(config.wan / ("config.json" if original else "transformer/config.json"))
-    sizes = transformer_config(parts["transformer"].source.shapes, hints, config.control_layers)
+    sizes = transformer_config(parts["transformer"].source.shapes, hints, layers)
     parts["transformer"].config = {"_class_name": "SpatiaTransformer3DModel", **sizes}
     parts["transformer"].kept = KEPT_IN_FLOAT32
     with torch.device("meta"):

@@ -34,6 +34,26 @@ _TRANSFORMER = (
     (r"\.after_proj\.", ".proj_out."),
 )
 
+_RELEASE = (
+    (r"^condition_embedder\.time_embedder\.linear_1\.", "time_embedding.0."),
+    (r"^condition_embedder\.time_embedder\.linear_2\.", "time_embedding.2."),
+    (r"^condition_embedder\.text_embedder\.linear_1\.", "text_embedding.0."),
+    (r"^condition_embedder\.text_embedder\.linear_2\.", "text_embedding.2."),
+    (r"^condition_embedder\.time_proj\.", "time_projection.1."),
+    (r"^proj_out\.", "head.head."),
+    (r"^scale_shift_table$", "head.modulation"),
+    (r"\.scale_shift_table$", ".modulation"),
+    (r"\.(attn[12])\.to_([qkv])\.", r".\1.\2."),
+    (r"\.(attn[12])\.to_out\.0\.", r".\1.o."),
+    (r"\.attn1\.", ".self_attn."),
+    (r"\.attn2\.", ".cross_attn."),
+    (r"\.norm2\.", ".norm3."),
+    (r"\.ffn\.net\.0\.proj\.", ".ffn.0."),
+    (r"\.ffn\.net\.2\.", ".ffn.2."),
+    (r"\.proj_in\.", ".before_proj."),
+    (r"\.proj_out\.", ".after_proj."),
+)
+
 _AUTOENCODER = (
     (r"^conv1\.", "quant_conv."),
     (r"^conv2\.", "post_quant_conv."),
@@ -81,6 +101,11 @@ def transformer_name(name: str) -> str:
     return _rename(name, _TRANSFORMER)
 
 
+def release_name(name: str) -> str:
+    """Name that the release gives to a tensor of `SpatiaTransformer3DModel`: the way back of `transformer_name`."""
+    return _rename(name, _RELEASE)
+
+
 def autoencoder_name(name: str) -> str:
     """Name of a tensor of `Wan2.2_VAE.pth` in diffusers' `AutoencoderKLWan`."""
     return _rename(name.removeprefix("model."), _AUTOENCODER)
@@ -121,6 +146,16 @@ def lora_layers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             layers[f"{transformer_name(layer + '.weight').removesuffix('.weight')}.{half}.weight"] = tensor
     _check_pairs(layers)
     return layers
+
+
+def release_lora_layers(layers: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """An adapter under the names of the release's LoRA files: the way back of `lora_layers`."""
+    renamed = {}
+    for name, tensor in layers.items():
+        layer, half = _split_lora(name, name)
+        released = release_name(f"{layer}.weight").removesuffix(".weight")
+        renamed[f"{LORA_PREFIX}{released}.{half}.default.weight"] = tensor
+    return renamed
 
 
 def merge_lora(weights: Mapping[str, Tensor], layers: Mapping[str, Tensor]) -> dict[str, Tensor]:

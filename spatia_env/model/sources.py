@@ -56,6 +56,18 @@ class Source:
         self.files.append(path)
         return self
 
+    def add_copy(self, name: str, of: str) -> None:
+        """Let a tensor appear a second time under another name."""
+        self.shapes[name] = self.shapes[of]
+        if of in self._loaded:
+            self._loaded[name] = self._loaded[of]
+        else:
+            self._where[name] = self._where[of]
+
+    def add_tensor(self, name: str, tensor: Tensor) -> None:
+        """Add a tensor that is in no file."""
+        self.shapes[name], self._loaded[name] = tuple(tensor.shape), tensor
+
     def get(self, name: str) -> Tensor:
         """One tensor, on the CPU, in the file's precision."""
         if name in self._loaded:

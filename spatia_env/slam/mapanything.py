@@ -116,8 +116,10 @@ class MapAnythingGeometry:
             )
         else:
             options["revision"] = revision
-        model = MapAnything.from_pretrained(str(source), **options)
-        return cls(model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval(), masks)
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        model = MapAnything.from_pretrained(str(source), **options).to(place).eval()
+        # On a CPU its mixed precision would be float16, which is slow there, and which parts of it refuse.
+        return cls(model, masks, use_amp=place.type != "cpu")
 
     def __call__(
         self,
