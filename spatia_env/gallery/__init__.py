@@ -42,7 +42,7 @@ class GalleryConfig:
     scene: int | None = None
     """Scene of all pieces; each has its own by default"""
     clips: int = 16
-    """Clips of the exploration"""
+    """Clips of the exploration, at most 16"""
     model: str | None = None
     """Checkpoint: a name or a folder; the packaged one by default"""
     size: tuple[int, int] = (128, 128)

@@ -20,9 +20,9 @@ from spatia_env.video import write_sheet, write_video
 
 RECORD = "gallery.json"
 FPS = 8.0
-GIF_FRAMES = 72
+GIF_FRAMES = 60
 """Frames of a GIF at most; longer films are thinned evenly."""
-COLOURS = 240
+COLOURS = 96
 PAUSE = 1200
 """Milliseconds for which a GIF stands on its last frame."""
 
@@ -55,7 +55,7 @@ def write_piece(folder: Path, name: str, piece: Piece) -> list[Path]:
     return [
         write_gif(folder / f"{name}.gif", piece.film),
         film,
-        write_sheet(folder / f"{name}.png", piece.sheet.quantize(256, dither=Image.Dither.FLOYDSTEINBERG)),
+        write_sheet(folder / f"{name}.png", piece.sheet.quantize(256, kmeans=2)),
     ]
 
 
@@ -67,7 +67,7 @@ def files_of(folder: Path, name: str) -> list[Path]:
 def write_gif(path: Path, frames: np.ndarray, fps: float = FPS, limit: int = GIF_FRAMES) -> Path:
     """An animated GIF of at most `limit` frames, evenly chosen, in one palette; it stands on its last frame."""
     keep = np.unique(np.linspace(0, len(frames) - 1, min(limit, len(frames))).astype(int))
-    sample = frames[keep[:: max(1, len(keep) // 12)]]
+    sample = frames[keep[:: -(-len(keep) // 8)]]
     palette = _palette(sample)
     pictures = [
         Image.fromarray(frames[at]).quantize(palette=palette, dither=Image.Dither.NONE) for at in keep

@@ -22,9 +22,19 @@ STROLL = [[0.2, 0, 0.3, 0, 0.15, 0]] * 2
 OUT = [[0, 0, 0.8, 0, 0.3, 0], [0.3, 0, 0.7, 0, 0.4, 0], [0.6, 0, 0.2, 0, -0.6, 0]]
 BACK = [[-value for value in move] for move in OUT[::-1]]
 """The way out, clip by clip, backwards: a twist and its negative undo each other."""
+INTO_THE_ROOM = [
+    [0, 0, 0.7, 0, 0.2, 0],
+    [0.5, 0, 0.2, 0, -0.4, 0],
+    [-0.6, 0, 0, 0, 0.3, 0],
+    [0, 0, -0.4, 0, -0.1, 0],
+]
+CIRCLE = [[0, 0, 0.25, 0, 1, 0]] * 12
+"""Twelve clips that turn by 30 degrees each, walking: at their end the camera is where they began."""
 WALKED_SCENE, SAID_SCENE, EDITED_SCENE, EXPLORED_SCENE, FORKED_SCENE = 10021, 10018, 10038, 10054, 10031
-CELL = 200
-"""Pixels of a film beside two others."""
+THING, FLOOR = 0.6, 0.04
+"""Metres: the size of the thing that is taken away, and how high above the floor it begins."""
+CELL, WIDE = 184, 216
+"""Pixels of a film beside two others, and in the hero."""
 
 
 def hero(studio: Studio) -> Piece:
@@ -35,8 +45,8 @@ def hero(studio: Studio) -> Piece:
     for event in (BOX, NIGHT, ALARM):
         studio.env.restore(start)
         frames = np.concatenate([clip["frames"] for clip in studio.walk(STROLL, event)])
-        parts.append(layout.board([Film(event, frames, said=True)], 1, CELL))
-    left = layout.board([Film("a walk out, and back", walk.frames), Film("its map", walk.above())], 2, CELL)
+        parts.append(layout.board([Film(event, frames, said=True)], 1, WIDE))
+    left = layout.board([Film("a walk out, and back", walk.frames), Film("its map", walk.above())], 2, WIDE)
     right = np.concatenate([parts[0][:1], *parts])[: len(left), :, layout.GAP :]
     film = np.concatenate([left, right], axis=2)
     shown = film[[len(film) // 6, len(film) // 2, len(film) - 2]]
@@ -115,8 +125,7 @@ def there_and_back(studio: Studio) -> Piece:
 
 def exploration(studio: Studio) -> Piece:
     """Many clips, and the map that grows with them."""
-    turns = [[0, 0, 0.25 if index % 4 == 3 else 0, 0, 0.75, 0] for index in range(studio.clips)]
-    walk = filmed_walk(studio, EXPLORED_SCENE, turns)
+    walk = filmed_walk(studio, EXPLORED_SCENE, (INTO_THE_ROOM + CIRCLE)[: studio.clips])
     film, above, counts = walk.frames, walk.above(), walk.counts
     imagined = layout.tint(film, ~walk.known, IMAGINED)
     films = [
@@ -124,8 +133,9 @@ def exploration(studio: Studio) -> Piece:
         Film("imagined in this clip", imagined),
         Film("the map from above", above),
     ]
-    per_clip = (len(film) - 1) // studio.clips
-    chosen = np.unique(np.linspace(0, studio.clips, 7).astype(int))
+    clips = len(walk.states) - 1
+    per_clip = (len(film) - 1) // clips
+    chosen = np.unique(np.linspace(0, clips, 7).round().astype(int))
     rows = [
         Row("generated", film[chosen * per_clip]),
         Row("imagined", imagined[chosen * per_clip]),
@@ -133,11 +143,11 @@ def exploration(studio: Studio) -> Piece:
     ]
     columns = ["start", *(f"clip {index}" for index in chosen[1:])]
     text = (
-        f"{studio.clips} clips. The map grows from {counts[0]:,} to {counts[-1]:,} points; violet is what each clip "
-        "had to imagine, the rest it remembered."
+        f"{clips} clips, into the room and once around. The map grows from {counts[0]:,} to {counts[-1]:,} points; "
+        "violet is what each clip had to imagine, the rest it remembered."
     )
     return Piece(
-        f"{studio.clips} clips and a growing map", text, layout.board(films, 3, CELL), layout.sheet(rows, columns)
+        f"{clips} clips and a growing map", text, layout.board(films, 3, CELL), layout.sheet(rows, columns)
     )  # fmt: skip
 
 
@@ -158,7 +168,7 @@ def edit(studio: Studio) -> Piece:
     world.edit.insert(shape("ball", 0.45, (70, 130, 220)), _on_the_floor(world, 2.0))
     ball = filmed()
     studio.env.restore(start)
-    world.edit.remove(world.edit.click((88.0, 78.0)))
+    world.edit.remove(_thing_at(world, (0.66, 0.6)))
     less = filmed()
     films = [Film("as it was", before), Film("a ball is put in", ball), Film("a thing is taken away", less)]
     rows = [Row(film.caption, film.frames[[0, 4, 8, 12, 16]]) for film in films]
@@ -175,6 +185,20 @@ def _on_the_floor(world: Any, metres: float) -> np.ndarray:
     place[:3, 3] = c2w[:3, 3] + metres * c2w[:3, 2]
     place[2, 3] = max(0.0, float(world.state.ground or 0.0))
     return place
+
+
+def _thing_at(world: Any, spot: tuple[float, float]) -> Any:
+    """The region of what stands on the floor where the picture shows it, at shares of its width and height."""
+    state = world.state
+    height, width = state.size
+    pixel = np.array([spot[0] * width, spot[1] * height, 1.0])
+    ray = state.c2w[:3, :3].double().numpy() @ np.linalg.inv(state.K.double().numpy()) @ pixel
+    hit = world.query.raycast(state.c2w[:3, 3], ray)
+    level = ray * [1, 1, 0] / np.linalg.norm(ray[:2])
+    floor = float(state.ground or 0.0) + FLOOR
+    centre = np.asarray(hit.position, np.float64) + 0.5 * THING * level
+    centre[2] = floor + THING / 2
+    return world.edit.box(centre, [1.4 * THING, 1.4 * THING, THING])
 
 
 def photograph(studio: Studio) -> Piece:

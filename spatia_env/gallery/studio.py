@@ -147,19 +147,18 @@ class Overview:
         from spatia_env.cameras import intrinsics_from_fov, look_at
 
         top = float(state.start_c2w[2, 3]) + HEADROOM
-        points = _below(state, top)["position"]
-        places = poses[:, :3, 3]
+        up = state.start_c2w[:3, 2].double().numpy() * [1.0, 1.0, 0.0]
+        up /= np.linalg.norm(up)
+        axes = np.stack([[up[1], -up[0], 0.0], up])  # to the right and upwards in the picture
+        points, places = _below(state, top)["position"] @ axes.T, poses[:, :3, 3] @ axes.T
         low = np.minimum(np.percentile(points, 1, axis=0), places.min(0))
         high = np.maximum(np.percentile(points, 99, axis=0), places.max(0))
-        middle = torch.from_numpy((low + high) / 2).float()
-        up = state.start_c2w[:3, 2].clone()
-        up[2] = 0.0
-        reach = FRAME_MARGIN * float(np.linalg.norm((high - low)[:2])) / 2
+        x, y, _ = ((low + high) / 2 @ axes).tolist()
+        reach = FRAME_MARGIN * float((high - low).max()) / 2
         height = top + reach / float(np.tan(np.radians(MAP_FOV / 2)))
-        x, y = float(middle[0]), float(middle[1])
         eye, target = torch.tensor([x, y, height]), torch.tensor([x, y, 0.0])
         K = intrinsics_from_fov(MAP_FOV, MAP_SIZE, MAP_SIZE)
-        return cls(look_at(eye.float(), target.float(), up.float()), K, top)
+        return cls(look_at(eye, target, torch.from_numpy(up).float()), K, top)
 
     def picture(self, state: Any) -> np.ndarray:
         """The map of a state from above, u8 [s, s, 3]."""

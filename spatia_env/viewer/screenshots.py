@@ -37,9 +37,16 @@ def main(argv: list[str]) -> int:
                 page.wait_for(lambda: app.stage.settle(0.1), "the cloud has been sent")
                 page.pause(2)
                 page.close_notice()
-                for take in (walk, speak, see, branch, edit):
+                for take in (walk, layers, speak, see, branch, world, edit):
                     take(page, app)
                     page.shot(config.out / f"{take.__name__}.png")
+                saved = Path(folder) / "walk.html"
+                saved.write_bytes(exported(page))
+                exported_page = browser.page(saved.as_uri())
+                exported_page.pause(3)
+                exported_page.click("From above")
+                exported_page.pause(2)
+                exported_page.shot(config.out / "page.png")
         finally:
             app.close()
     return 0
@@ -47,15 +54,24 @@ def main(argv: list[str]) -> int:
 
 def walk(page: Page, app: Any) -> None:
     """After two moves."""
-    _press(page, app, "turn left")
     _press(page, app, "forward")
+    _press(page, app, "turn left")
+
+
+def layers(page: Page, app: Any) -> None:
+    """What of the clip was known, and what imagined."""
+    page.choose("show", "known / imagined")
+    _rest(page, app)
 
 
 def speak(page: Page, app: Any) -> None:
-    """Two events beside none."""
+    """Three events beside none."""
+    page.choose("show", "clip")
     page.open_tab("Speak")
+    page.write("events", "a blue box drops from above; night falls; a red alarm light comes on")
+    page.tab.keyboard.press("Tab")
     page.click("Play side by side")
-    page.wait_for(lambda: len(app.player.moments) == 3, "three clips")
+    page.wait_for(lambda: len(app.player.moments) == 4, "four clips")
     _rest(page, app)
 
 
@@ -78,6 +94,20 @@ def branch(page: Page, app: Any) -> None:
     page.wait_for(lambda: app.player.moments == (app.session.now,), "the fork")
     page.click("compare")
     _rest(page, app)
+
+
+def world(page: Page, app: Any) -> None:
+    """The world is saved under a name."""
+    page.click("Save")
+    page.wait_for(app.session.library.names, "it is saved")
+    _rest(page, app)
+
+
+def exported(page: Page) -> bytes:
+    """The walk as one page."""
+    page.switch("A click picks a thing", False)
+    page.open_tab("World")
+    return page.download("page (HTML)")
 
 
 def edit(page: Page, app: Any) -> None:
