@@ -174,7 +174,7 @@ class SpatiaEnv(gym.Env):
         path, blocked = self._halted(path)
         if self._stands_still(path, event):
             return Pending(watch, path, blocked=blocked)
-        heard = listen(event, state.step + 1, state.prompt, state.conditions)
+        heard = listen(event, state.step + 1, state.prompt, state.conditions, self.pipeline.reads_known_words)
         view = watch("render", world.render, path)
         references, scores = watch("retrieve", world.retrieve, path, view, self.num_references)
         return Pending(watch, path, event, heard, view, references, tuple(scores), blocked)
@@ -194,7 +194,7 @@ class SpatiaEnv(gym.Env):
         )  # fmt: skip
 
         moving = bool(pending.event) or float((geometry.dynamic[-1] > 0.5).float().mean()) > MOVING_SHARE
-        ledger = (*before.ledger, heard.row) if heard.row else before.ledger
+        ledger = (*before.ledger, *heard.rows)
         world.state = dataclasses.replace(
             after, c2w=path[-1], moving=moving, ledger=ledger, conditions=heard.conditions
         )

@@ -7,7 +7,7 @@ clips are told of it, and no colours are written to the map meanwhile.
 from dataclasses import dataclass
 
 from spatia_env import vocabulary
-from spatia_env.hearing import recognise
+from spatia_env.hearing import is_denial, understand
 from spatia_env.model.text import compose_text
 
 Conditions = tuple[tuple[str, str], ...]
@@ -26,24 +26,43 @@ class LedgerRow:
 
 @dataclass(frozen=True)
 class Heard:
-    """An event taken in: its ledger row (None for no event), what stands after it, and what the model reads."""
+    """What was asked, taken in: its ledger rows (none for no event), what stands after it, what the model reads."""
 
-    row: LedgerRow | None
+    rows: tuple[LedgerRow, ...]
     conditions: Conditions
     text: str
 
 
-def listen(event: str, step: int, prompt: str, conditions: Conditions) -> Heard:
-    """Take in an event ("" for none) that is asked at `step` while `conditions` stand."""
-    text = compose_text(prompt, [phrase for _, phrase in conditions], event)
+def listen(event: str, step: int, prompt: str, conditions: Conditions, known_words: bool = False) -> Heard:
+    """Take in an event ("" for none) that is asked at `step` while `conditions` stand.
+
+    Args:
+        event: What is asked for, in any words; several events may be joined.
+        step: The step that it is asked at.
+        prompt: The scene's.
+        conditions: What stands.
+        known_words: The model reads known events in their canonical words, and a denial as silence: for small
+            models, whose text encoder does not carry over to words that training never had.
+    """
+    names = understand(event, tuple(standing for standing, _ in conditions)) if event else ()
+    phrases = [phrase for _, phrase in conditions]
+    text = compose_text(prompt, phrases, _in_known_words(event, names) if known_words else event)
     if not event:
-        return Heard(None, conditions, text)
-    name = recognise(event, tuple(standing for standing, _ in conditions))
-    if not name:
-        return Heard(LedgerRow(step, event), conditions, text)
-    known = vocabulary.event(name)
-    if known.kind == "condition":
-        conditions = (*(pair for pair in conditions if pair[0] != name), (name, known.condition_phrase))
-    elif known.kind == "ending":
-        conditions = tuple(pair for pair in conditions if pair[0] != known.ends)
-    return Heard(LedgerRow(step, event, name, known.kind), conditions, text)
+        return Heard((), conditions, text)
+    if not names:
+        return Heard((LedgerRow(step, event),), conditions, text)
+    rows = []
+    for known in map(vocabulary.event, names):
+        if known.kind == "condition":
+            begun = (known.name, known.condition_phrase)
+            conditions = (*(pair for pair in conditions if pair[0] != known.name), begun)
+        elif known.kind == "ending":
+            conditions = tuple(pair for pair in conditions if pair[0] != known.ends)
+        rows.append(LedgerRow(step, event, known.name, known.kind))
+    return Heard(tuple(rows), conditions, text)
+
+
+def _in_known_words(event: str, names: tuple[str, ...]) -> str:
+    if names:
+        return ". ".join(vocabulary.event(name).canonical for name in names)
+    return "" if is_denial(event) else event

@@ -224,7 +224,16 @@ EVENTS: tuple[Event, ...] = (
         "the snowing ceases", "the flurry dies away", "the sky runs out of flakes",
     ),
 )
+ELSEWHERE: tuple[str, ...] = (
+    "a phone rings", "the dog barks outside", "somebody whistles a tune", "the cat sleeps on the sofa",
+    "a door closes far away", "the clock strikes", "a bird sings", "the kettle boils", "a train passes in the distance",
+    "a child laughs next door", "the telephone stays silent", "the guests have gone home", "the radio plays music",
+    "a goldfish swims in its bowl", "the actor bows", "an aeroplane is heard", "the shop is closed", "a bell rings",
+    "the gardener waters the roses", "a letter is written", "the soup gets cold", "two people talk", "the tap drips",
+    "a zebra drinks from the river", "the choir stops singing", "a window is open somewhere", "the bus is late",
+)
 # fmt: on
+"""Sentences of which nothing is to be seen: training reads them beside clips in which nothing begins."""
 
 EVENT_VOCABULARY: tuple[str, ...] = ("", *(event.canonical for event in EVENTS))
 """Canonical phrases by index; 0 is "nothing happens". Only ever appended to."""

@@ -1,6 +1,6 @@
 import pytest
 
-from spatia_env.hearing import recognise
+from spatia_env.hearing import is_denial, recognise, understand
 from spatia_env.ledger import listen
 from spatia_env.vocabulary import EVENTS, phrasings
 
@@ -34,5 +34,46 @@ def test_what_does_not_stand_cannot_end():
 def test_a_condition_in_new_words_stands_until_it_is_ended_in_new_words():
     heard = listen("a haze spreads everywhere", 1, "a room", ())
     assert [name for name, _ in heard.conditions] == ["fog"]
-    assert heard.row is not None and heard.row.kind == "condition"
+    assert [row.kind for row in heard.rows] == ["condition"]
     assert listen("the haze goes away", 2, "a room", heard.conditions).conditions == ()
+
+
+def test_several_events_in_one_sentence_are_heard_in_their_order():
+    assert understand("a red ball rolls in while a blue box drops from above") == (
+        "red_ball_rolls",
+        "blue_box_drops",
+    )
+    assert understand("snow begins to fall, and a yellow duck falls") == ("snow", "duck_falls")
+
+
+def test_an_and_within_an_event_does_not_part_it():
+    for event in EVENTS:
+        for text in phrasings(event.name):
+            assert len(understand(text, _standing(event))) <= 1, text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no red ball rolls in",
+        "fog doesn't roll in",
+        "nothing happens",
+        "night never falls",
+        "a room without snow",
+    ],
+)
+def test_what_is_denied_is_not_heard(text):
+    assert is_denial(text) and understand(text) == ()
+    heard = listen(text, 1, "a room", (), known_words=True)
+    assert heard.conditions == () and heard.text == "a room"
+
+
+def test_a_denial_may_end_what_stands():
+    assert understand("no more snow falls", ("snow",)) == ("snow_ends",)
+
+
+def test_a_model_that_reads_known_words_gets_them():
+    heard = listen("a haze spreads everywhere", 1, "a room", (), known_words=True)
+    assert heard.text == "fog rolls in. a room"
+    assert listen("a haze spreads everywhere", 1, "a room", ()).text == "a haze spreads everywhere. a room"
+    assert listen("a cat sits down", 1, "a room", (), known_words=True).text == "a cat sits down. a room"

@@ -5,15 +5,24 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from spatia_env.errors import ActionError
 from spatia_env.model.autoencoder import TinyAutoencoder
+from spatia_env.model.checkpoints import PACKAGED, TINY
 from spatia_env.train.autoencoder import load_trained
-from spatia_env.train.clips import ClipStore, dev_batches, encode_episodes, training_batches
+from spatia_env.train.clips import ClipStore, dev_batches, encode_episodes, known_words, training_batches
 from spatia_env.train.data import DataConfig, render_data
 from spatia_env.train.episodes import EpisodeConfig
 from spatia_env.train.loop import LoopConfig, Trainer
-from spatia_env.train.world_model import WorldModelConfig, blank_latents, train_world_model
+from spatia_env.train.unpack import UnpackConfig, unpack
+from spatia_env.train.world_model import (
+    WorldModel,
+    WorldModelConfig,
+    blank_latents,
+    tiny_transformer,
+    train_world_model,
+)
 
 H, W = 64, 96
 
@@ -102,3 +111,39 @@ def test_training_lowers_the_error_resumes_and_evaluates(runs):
     rows = [line.split(",") for line in (runs / "world-model" / "log.csv").read_text().splitlines()]
     restore = [float(value) for _, _, name, value in rows if name == "restore"]
     assert len(restore) == 4 and restore[3] < restore[0]
+
+
+def test_a_clip_is_read_in_known_words_with_what_stands_behind_them():
+    clip = {
+        "event": "fog_ends",
+        "event_text": "the mist disappears",
+        "text": "the mist disappears. in fog. a room",
+        "text_short": "the mist disappears. in fog",
+    }
+    assert known_words(clip) == "the fog clears. in fog. a room"
+    assert known_words(clip, short=True) == "the fog clears. in fog"
+    both = {
+        "event": "red_ball_rolls",
+        "also": "duck_falls",
+        "event_text": "a scarlet ball rolls along the ground. a big yellow duck falls to the ground",
+        "text": "a scarlet ball rolls along the ground. a big yellow duck falls to the ground. a room",
+    }
+    assert known_words(both) == "a red ball rolls in. a yellow duck falls. a room"
+    assert known_words({"event": "", "event_text": "", "text": "a room"}) == "a room"
+
+
+def test_a_packaged_checkpoint_unpacks_to_runs_that_go_on(tmp_path):
+    stages = ("autoencoder", "world-model")
+    unpack(UnpackConfig(runs=tmp_path, stages=stages))
+    state = load_file(tmp_path / "world-model" / "state.safetensors")
+    shipped = load_file(PACKAGED / TINY / "transformer.safetensors")
+    assert {n.removeprefix("model.transformer.") for n in state if ".transformer." in n} == set(shipped)
+    model = WorldModel(tiny_transformer(), load_trained(tmp_path / "autoencoder"))
+    trainer = Trainer(model, LoopConfig(out=tmp_path / "world-model"))
+    assert trainer.step > 0 and trainer.fresh_from == trainer.step
+    for name, average in trainer.average.items():
+        assert torch.equal(average, trainer.parameters[name])
+    with pytest.raises(ActionError, match="already"):
+        unpack(UnpackConfig(runs=tmp_path, stages=stages))
+    with pytest.raises(ActionError, match="not known"):
+        unpack(UnpackConfig(runs=tmp_path, stages=("dreams",)))

@@ -46,6 +46,8 @@ class SpatiaWanPipeline(SpatiaPipeline):
         offload: Whether each network is moved there only while it works.
     """
 
+    reads_known_words = False
+
     def __init__(
         self,
         transformer: SpatiaTransformer3DModel,

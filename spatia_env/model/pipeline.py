@@ -41,6 +41,9 @@ class SpatiaPipeline(DiffusionPipeline):
         sigmas: Noise levels of the few-step sampler, falling from 1.
     """
 
+    reads_known_words = True
+    """Whether events that are recognised reach it in their canonical words (see `ledger.listen`)."""
+
     def __init__(
         self, transformer: object, autoencoder: object, text_encoder: object,
         shape: ClipShape | None = None, sigmas: tuple[float, ...] = (1.0,),

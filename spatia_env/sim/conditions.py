@@ -2,8 +2,8 @@
 
 Each condition has a strength in [0, 1] that ramps up over `RAMP_SECONDS` (four frames of a clip) and down again
 when it ends. Fog uses the depth; snow is a cloud of particles that fall in the world around the camera, drawn over
-the picture; everything else is a change of colours. Depth and segmentation stay those of the scene; pixels of
-snow are dynamic and have segmentation -2.
+the picture, the same flakes before whatever camera it begins; everything else is a change of colours. Depth and
+segmentation stay those of the scene; pixels of snow are dynamic and have segmentation -2.
 """
 
 from __future__ import annotations
@@ -27,18 +27,24 @@ GAINS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] 
 }
 CONDITIONS = ("dim", "night", "fog", "alarm", "sunset", "snow")
 
-SNOW_COUNT = 900
+SNOW_COUNT = 700
 SNOW_BOX = np.array([6.0, 6.0, 3.2])
-SNOW_RADIUS = 0.024
+SNOW_RADIUS = 0.03
 SNOW_FALL = 1.3  # metres per second
+SNOW_SEED = 11
 
 
 @dataclasses.dataclass
 class Condition:
-    """One effect: its strength now, and whether it comes or goes."""
+    """One effect: its strength now, and whether it comes or goes.
+
+    `particles` [n, 3] in metres, none but for snow, are in the frame `origin` c2w [4, 4]: upright, at the camera
+    that the condition began before, looking along its Y axis.
+    """
 
     name: str
-    particles: np.ndarray  # [n, 3] metres; none but for snow
+    particles: np.ndarray
+    origin: np.ndarray
     coming: bool = True
     strength: float = 0.0
 
@@ -54,10 +60,21 @@ class Condition:
         self.particles = np.mod(self.particles + drift, SNOW_BOX)
 
 
-def start(name: str, rng: np.random.Generator) -> Condition:
-    """A condition at strength 0 that is coming."""
-    particles = rng.uniform(0, 1, (SNOW_COUNT, 3)) * SNOW_BOX if name == "snow" else np.zeros((0, 3))
-    return Condition(name, particles)
+def start(name: str, c2w: np.ndarray) -> Condition:
+    """A condition at strength 0 that is coming, before the camera `c2w` [4, 4]."""
+    flakes = np.random.default_rng(SNOW_SEED).uniform(0, 1, (SNOW_COUNT, 3)) * SNOW_BOX
+    return Condition(name, flakes if name == "snow" else flakes[:0], _upright(np.asarray(c2w, np.float64)))
+
+
+def _upright(c2w: np.ndarray) -> np.ndarray:
+    """The pose [4, 4] at a camera's place with its Z axis up and its Y axis along the camera's level heading."""
+    ahead = np.append(c2w[:2, 2], 0.0)
+    length = np.linalg.norm(ahead)
+    ahead = ahead / length if length > 1e-6 else np.array([0.0, 1.0, 0.0])
+    pose = np.eye(4)
+    pose[:3, :3] = np.stack([np.cross(ahead, [0, 0, 1.0]), ahead, [0, 0, 1.0]], axis=1)
+    pose[:3, 3] = c2w[:3, 3]
+    return pose
 
 
 def apply(
@@ -89,10 +106,10 @@ def _snow(condition: Condition, depth: np.ndarray, c2w: np.ndarray, K: np.ndarra
     height, width = depth.shape
     count = round(condition.strength * SNOW_COUNT)
     # The flakes fill a box that repeats through the world: take the copy around the camera.
-    flakes = condition.particles[:count]
-    eye = c2w[:3, 3]
-    flakes = eye + np.mod(flakes - eye + SNOW_BOX / 2, SNOW_BOX) - SNOW_BOX / 2
-    camera = (flakes - eye) @ c2w[:3, :3]
+    turn = condition.origin[:3, :3].T
+    eye = turn @ (c2w[:3, 3] - condition.origin[:3, 3])
+    apart = np.mod(condition.particles[:count] - eye + SNOW_BOX / 2, SNOW_BOX) - SNOW_BOX / 2
+    camera = apart @ (turn @ c2w[:3, :3])
     camera = camera[camera[:, 2] > 0.5]
     z = camera[:, 2]
     u, v = K[0, 0] * camera[:, 0] / z + K[0, 2], K[1, 1] * camera[:, 1] / z + K[1, 2]

@@ -3,7 +3,8 @@
 Every mover is placed relative to the current camera, 1.4 to 3.2 m ahead in the middle of the picture, or as near to
 it as the room is free and in sight; what crosses comes from the left where it can. Its size is in proportion to its
 distance, so that it is seen within the clip (8 frames of 0.1 s) in which it starts. Only
-its first velocity, and for driven or floating things a force, is given; the rest is physics.
+its first velocity, and for driven or floating things a force, is given; the rest is physics. What consists of many
+bodies begins the same every time (`_many`): drawn anew, their mean would be all that could be learnt.
 """
 
 from __future__ import annotations
@@ -131,7 +132,13 @@ def _tower(scene: SimScene, c2w: np.ndarray, rng: np.random.Generator) -> list[M
     return movers
 
 
-def _cubes(scene: SimScene, c2w: np.ndarray, rng: np.random.Generator) -> list[Mover]:
+def _many() -> np.random.Generator:
+    """Draws of events of many bodies."""
+    return np.random.default_rng(3)
+
+
+def _cubes(scene: SimScene, c2w: np.ndarray, _: np.random.Generator) -> list[Mover]:
+    rng = _many()
     place = find_place(scene, c2w, 0.35)
     edge = 0.2 * place.scale
     movers = []
@@ -252,15 +259,16 @@ def _balloon(scene: SimScene, c2w: np.ndarray, rng: np.random.Generator) -> list
     return [Mover(body, "balloon_rises", lift)]
 
 
-def _balls_rain(scene: SimScene, c2w: np.ndarray, rng: np.random.Generator) -> list[Mover]:
+def _balls_rain(scene: SimScene, c2w: np.ndarray, _: np.random.Generator) -> list[Mover]:
+    rng = _many()
     place = find_place(scene, c2w, 0.4, 0.5)
     movers = []
-    for i in range(22):
-        r = rng.uniform(0.075, 0.1) * place.scale
+    for i in range(16):
+        r = rng.uniform(0.1, 0.12) * place.scale
         # Over the width of the picture and some depth, from the top at different heights.
         spot = (
             place.spot
-            + place.right * (i / 21 - 0.5) * 0.9 * place.distance
+            + place.right * (i / 15 - 0.5) * 0.9 * place.distance
             + place.forward * rng.uniform(-0.35, 0.35)
         )
         if not scene.is_free(spot + [0, 0, r + 0.05], r):

@@ -193,7 +193,7 @@ class SimScene:
         elif event.kind == "condition":
             kept = self._conditions.get(name)
             self._conditions[name] = (
-                dataclasses.replace(kept, coming=True) if kept else conditions.start(name, rng)
+                dataclasses.replace(kept, coming=True) if kept else conditions.start(name, np.asarray(c2w))
             )
         elif event.ends in self._conditions:
             self._conditions[event.ends].coming = False

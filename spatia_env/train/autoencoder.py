@@ -102,7 +102,7 @@ def photo_batches(split: str, batch: int, size: int, rng: np.random.Generator) -
     photos = [load_photo(name) for name in photo_ids(split)]
     while True:
         crops = [random_crop(photos[int(rng.integers(len(photos)))], size, rng) for _ in range(batch)]
-        yield torch.stack(crops)
+        yield torch.stack(crops) if crops else torch.zeros(0, 3, size, size)
 
 
 def random_crop(photo: np.ndarray, size: int, rng: np.random.Generator) -> Tensor:

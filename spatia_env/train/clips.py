@@ -8,6 +8,7 @@ frames that a step decodes.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,14 +17,20 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from spatia_env import vocabulary
 from spatia_env.errors import ActionError
 from spatia_env.model.autoencoder import TinyAutoencoder
 from spatia_env.model.conditioning import Conditions, control_latents, known_planes
 from spatia_env.model.sentences import SentenceTextEncoder
+from spatia_env.model.text import compose_text
 from spatia_env.train.data import EpisodeStore, to_model
 
 PRECEDING = 4
 FRAMES = 8
+OWN_WORDS_SHARE = 0.3
+"""Share of clips whose event is read in the words that the episode drew, not in its canonical ones."""
+ELSEWHERE_SHARE = 0.3
+"""Share of quiet clips that are read beside a sentence of which nothing is to be seen."""
 QUIET_SHARE = 0.25
 """Share of drawn clips in which no event starts; every event has the same share of the others."""
 MOVER_WEIGHT = 8.0
@@ -141,7 +148,7 @@ def training_batches(
             store.refresh()
         clips = store.draw(batch, rng)
         forgets = [bool(rng.random() < forget_share) for _ in clips]
-        rows = [latent_row(*clip, short=bool(rng.random() < 0.5)) for clip in clips]
+        rows = [latent_row(*clip) | {"text": draw_text(clip[0].clips[clip[1]], rng)} for clip in clips]
         rows = [_forget(row, lost, forget_share, blank, rng) for row, lost in zip(rows, forgets, strict=True)]
         picks = [(int(rng.integers(batch)), int(rng.integers(FRAMES))) for _ in range(pixel_frames)]
         yield assemble(store, rows, read_pixels(clips, picks, forgets), rng)
@@ -159,13 +166,39 @@ def dev_batches(store: ClipStore, size: int = 6) -> list[Batch]:
     return batches
 
 
-def latent_row(episode: EncodedEpisode, clip: int, short: bool = False) -> dict:
-    """The latents of one clip, f32, and its text (`short`: without the scene's prompt)."""
+def known_words(clip: dict[str, Any], short: bool = False) -> str:
+    """A clip's text with its events in canonical words, as `ledger.listen` hands it to the model.
+
+    Args:
+        clip: Its entry in the episode's `meta`.
+        short: Without the scene's prompt.
+    """
+    text = clip["text_short" if short else "text"]
+    names = [name for name in (clip["event"], clip.get("also", "")) if name]
+    if not names:
+        return text
+    asked = compose_text("", (), clip["event_text"])
+    return ". ".join(vocabulary.event(name).canonical for name in names) + text.removeprefix(asked)
+
+
+def draw_text(clip: dict[str, Any], rng: np.random.Generator) -> str:
+    """A text for a clip to be trained with: mostly in known words, half of them without the scene's prompt."""
+    short = bool(rng.random() < 0.5)
+    if not clip["event"] and rng.random() < ELSEWHERE_SHARE:
+        elsewhere = vocabulary.ELSEWHERE[int(rng.integers(len(vocabulary.ELSEWHERE)))]
+        return compose_text(clip["text_short" if short else "text"], (), elsewhere)
+    if rng.random() < OWN_WORDS_SHARE:
+        return clip["text_short" if short else "text"]
+    return known_words(clip, short)
+
+
+def latent_row(episode: EncodedEpisode, clip: int) -> dict:
+    """The latents of one clip, f32, and its text."""
     span = slice(1 + FRAMES * clip, 1 + FRAMES * (clip + 1))
     rendered = slice(FRAMES * clip, FRAMES * (clip + 1))
     before = [max(0, i) for i in range(span.start - PRECEDING, span.start)]
     return {
-        "text": episode.clips[clip]["text_short" if short else "text"],
+        "text": known_words(episode.clips[clip]),
         "clean": episode.frames[span].float().transpose(0, 1),
         "preceding": episode.frames[before].float().transpose(0, 1),
         "references": episode.frames[episode.references[clip]].float().transpose(0, 1),

@@ -35,6 +35,8 @@ class EpisodeConfig:
     """share of clips in which an event starts"""
     quiet_share: float = 0.15
     """share of episodes in which nothing ever happens"""
+    several_share: float = 0.12
+    """share of the movers that begin together with another one"""
 
 
 def record_episode(seed: int, config: EpisodeConfig, split: str) -> dict:
@@ -42,7 +44,8 @@ def record_episode(seed: int, config: EpisodeConfig, split: str) -> dict:
 
     Returns a dict with `frames` u8 [1+8n, H, W, 3], `depth` f16 [1+8n, H, W] (m, 0 = none), `dynamic` bool
     [1+8n, H, W], `c2w` f32 [1+8n, 4, 4], `K` f32 [3, 3] and `meta` (seed, prompt, and per clip the event's
-    name and text, the composed text, and whether a condition lay on the light or the air).
+    name, that of another one beside it, their text, the composed text, and whether a condition lay on the light
+    or the air).
     """
     rng = np.random.default_rng([seed, 20917])
     scene = SimScene(seed)
@@ -60,7 +63,7 @@ def _record(scene: SimScene, rng: np.random.Generator, config: EpisodeConfig, sp
     share = 0.0 if rng.random() < config.quiet_share else config.event_share
     for _ in range(config.clips):
         standing = [vocabulary.event(name).condition_phrase for name in scene.conditions]
-        name, text = _maybe_event(scene, rng, share, split, c2w)
+        names, text = _maybe_events(scene, rng, share, config.several_share, split, c2w)
         path = walk.next_path(c2w)
         for pose in path:
             scene.advance(FRAME_SECONDS)
@@ -69,7 +72,8 @@ def _record(scene: SimScene, rng: np.random.Generator, config: EpisodeConfig, sp
         c2w = path[-1]
         clips.append(
             {
-                "event": name,
+                "event": names[0] if names else "",
+                "also": names[1] if names[1:] else "",
                 "event_text": text,
                 "text": compose_text(scene.prompt, standing, text),
                 "text_short": compose_text("", standing, text),
@@ -86,15 +90,20 @@ def _record(scene: SimScene, rng: np.random.Generator, config: EpisodeConfig, sp
     }
 
 
-def _maybe_event(
-    scene: SimScene, rng: np.random.Generator, share: float, split: str, c2w: torch.Tensor
-) -> tuple[str, str]:
+def _maybe_events(
+    scene: SimScene, rng: np.random.Generator, share: float, several: float, split: str, c2w: torch.Tensor
+) -> tuple[list[str], str]:
+    """Names of the events that begin now, and their words, each a sentence of its own as `ledger.listen` has it."""
     if rng.random() >= share:
-        return "", ""
-    name = str(rng.choice(possible_events(tuple(scene.conditions), rng)))
-    text = str(rng.choice(vocabulary.phrasings(name, split)))
-    scene.start_event(name, c2w.numpy(), rng)
-    return name, text
+        return [], ""
+    names = [str(rng.choice(possible_events(tuple(scene.conditions), rng)))]
+    if vocabulary.event(names[0]).kind == "mover" and rng.random() < several:
+        names.append(str(rng.choice([e.name for e in vocabulary.EVENTS if e.kind == "mover"])))
+    names = list(dict.fromkeys(names))
+    texts = [str(rng.choice(vocabulary.phrasings(name, split))) for name in names]
+    for name in names:
+        scene.start_event(name, c2w.numpy(), rng)
+    return names, ". ".join(texts)
 
 
 def possible_events(conditions: tuple[str, ...], rng: np.random.Generator) -> list[str]:

@@ -68,7 +68,7 @@ class Trainer:
         self.average = {n: p.detach().clone() for n, p in self.parameters.items()}
         self.optimizers = _optimizers(self.parameters, config, pace)
         self.device_type = next(iter(self.parameters.values())).device.type
-        self.step, self.seconds = 0, 0.0
+        self.step, self.seconds, self.fresh_from = 0, 0.0, 0
         self.processes = Processes()
         config.out.mkdir(parents=True, exist_ok=True)
         self._resume()
@@ -143,12 +143,13 @@ class Trainer:
                 optimizer.step()
         self.step += 1
         # A short memory at first: early weights are not worth averaging.
-        decay = min(self.config.ema, self.step / (self.step + 10))
+        young = self.step - self.fresh_from
+        decay = min(self.config.ema, young / (young + 10))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.values()), list(self.parameters.values()), 1 - decay)
 
     def _set_rate(self, elapsed: float) -> None:
-        rate = self.config.learning_rate * min(1.0, (self.step + 1) / self.config.warmup)
+        rate = self.config.learning_rate * min(1.0, (self.step - self.fresh_from + 1) / self.config.warmup)
         if self.config.decay:
             cosine = 0.5 + 0.5 * float(torch.cos(torch.tensor(min(elapsed, 1.0) * torch.pi)))
             rate *= 0.05 + 0.95 * cosine
@@ -179,10 +180,18 @@ class Trainer:
             return
         state = load_file(path)
         self.model.load_state_dict({n[6:]: t for n, t in state.items() if n.startswith("model.")})
-        for name, tensor in state.items():
-            if name.startswith("average.") and name[8:] in self.average:
-                self.average[name[8:]].copy_(tensor)
-        moments = load_file(self.config.out / "optimizer.safetensors")
+        for name, average in self.average.items():
+            average.copy_(state.get(f"average.{name}", self.parameters[name].detach()))
+        progress = json.loads((self.config.out / "progress.json").read_text())
+        self.step, self.seconds = progress["step"], progress["seconds"]
+        self._resume_moments()
+
+    def _resume_moments(self) -> None:
+        path = self.config.out / "optimizer.safetensors"
+        if not path.exists():  # of a run that was unpacked from a checkpoint: the optimisers warm up again
+            self.fresh_from = self.step
+            return
+        moments = load_file(path)
         names = {id(parameter): name for name, parameter in self.parameters.items()}
         for optimizer in self.optimizers:
             wanted = MOMENTS[type(optimizer)]
@@ -190,8 +199,6 @@ class Trainer:
                 found = {key: moments.get(f"{names[id(parameter)]}|{key}") for key in wanted}
                 if all(value is not None for value in found.values()):
                     optimizer.state[parameter] = found
-        progress = json.loads((self.config.out / "progress.json").read_text())
-        self.step, self.seconds = progress["step"], progress["seconds"]
 
 
 MOMENTS: dict[type, tuple[str, ...]] = {

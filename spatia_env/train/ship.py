@@ -79,6 +79,7 @@ def _write_config(config: ShipConfig, parts: dict[str, Any]) -> None:
         "name": config.out.name,
         "shape": asdict(ClipShape()),
         "sigmas": list(config.sigmas),
+        "training": {stage: _progress(config.runs / stage) for stage in STAGES},
         **{
             name: {k: v for k, v in part.config.items() if not k.startswith("_")}
             for name, part in parts.items()
@@ -95,9 +96,14 @@ def _write_card(config: ShipConfig, sizes: dict[str, float], total: float) -> No
     (config.out / "README.md").write_text(CARD.format(rows="\n".join(rows), total=round(total, 1)))
 
 
-def _steps(run: Path) -> str:
+def _progress(run: Path) -> dict[str, float]:
     progress = json.loads((run / "progress.json").read_text())
-    return f"{progress['step']} steps, {progress['seconds'] / 60:.0f} min"
+    return {"steps": progress["step"], "seconds": progress["seconds"]}
+
+
+def _steps(run: Path) -> str:
+    progress = _progress(run)
+    return f"{progress['steps']} steps, {progress['seconds'] / 60:.0f} min"
 
 
 def _figures(run: Path) -> str:

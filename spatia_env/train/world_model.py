@@ -18,7 +18,7 @@ from spatia_env.model.autoencoder import TinyAutoencoder
 from spatia_env.model.conditioning import add_noise, predict_clean, sample_few_steps
 from spatia_env.model.sentences import SentenceTextEncoder
 from spatia_env.model.transformer import SpatiaTransformer3DModel
-from spatia_env.train.autoencoder import load_trained
+from spatia_env.train.autoencoder import load_trained, photo_batches
 from spatia_env.train.clips import (
     Batch,
     ClipStore,
@@ -29,7 +29,7 @@ from spatia_env.train.clips import (
 )
 from spatia_env.train.loop import LoopConfig, Trainer
 
-DECODER_PACE = 0.2
+DECODER_PACE = 0.4
 """The decoder's share of the learning rate: it comes trained, and must not forget how to restore a frame."""
 
 
@@ -76,6 +76,10 @@ class WorldModelConfig:
     """weight of the pixel loss (L1 in [-1, 1]) beside the latent loss"""
     noisy_share: float = 0.2
     """share of samples at a random noise level instead of one step from the render"""
+    restore_weight: float = 2.0
+    """weight of the reconstruction of true frames and photographs (root mean square in [-1, 1])"""
+    photos: int = 2
+    """photograph crops per step that are restored, so that the decoder keeps more than the simulator's colours"""
     forget_share: float = 0.08
     """share of samples that lose the map's render, and as many that lose the references"""
     seed: int = 0
@@ -105,24 +109,37 @@ def train_world_model(config: WorldModelConfig) -> dict[str, float]:
     blank = blank_latents(model.autoencoder, *store.size)
     batches = training_batches(store, config.batch, config.pixel_frames, config.forget_share, blank, rng)
     dev = dev_batches(ClipStore(config.dev, config.dev_episodes))
+    crops = photo_batches("train", config.photos, min(store.size), rng)
     return trainer.run(
-        batches, lambda batch: world_loss(model, batch, config, generator), lambda: evaluate(model, dev)
+        zip(batches, crops, strict=True),
+        lambda both: world_loss(model, *both, config, generator),
+        lambda: evaluate(model, dev),
     )
 
 
 def world_loss(
-    model: WorldModel, batch: Batch, config: WorldModelConfig, generator: torch.Generator
+    model: WorldModel, batch: Batch, photos: Tensor, config: WorldModelConfig, generator: torch.Generator
 ) -> tuple[Tensor, dict[str, float]]:
-    """Latent error of the predicted clean clip, pixel error of a few decoded frames, and of their reconstruction."""
+    """Latent error of the predicted clean clip, pixel error of a few decoded frames, and of reconstructions of
+    those frames and of `photos` [N, 3, H, W].
+    """
     clean, pixels = batch.clean, batch.pixels
     predicted = _predict(model.transformer, batch, config.noisy_share, generator)
     latent_loss = ((predicted - clean).square() * batch.weight).mean()
     shown = _decode(model.autoencoder, predicted[pixels.row, :, pixels.time], pixels.render, pixels.known)
     pixel_loss = ((shown - pixels.frames).abs() * pixels.weight).mean()
-    restored = _decode(model.autoencoder, clean[pixels.row, :, pixels.time])
-    restore_loss = (restored - pixels.frames).square().mean().sqrt()
-    loss = latent_loss + config.pixel_weight * (pixel_loss + restore_loss)
+    restore_loss = _restore_loss(model.autoencoder, clean[pixels.row, :, pixels.time], pixels.frames, photos)
+    loss = latent_loss + config.pixel_weight * pixel_loss + config.restore_weight * restore_loss
     return loss, {"latent": latent_loss.item(), "pixel": pixel_loss.item(), "restore": restore_loss.item()}
+
+
+def _restore_loss(autoencoder: TinyAutoencoder, latents: Tensor, frames: Tensor, photos: Tensor) -> Tensor:
+    """Root mean square error of frames decoded from their own latents, and of photographs."""
+    if len(photos):
+        with torch.no_grad():
+            latents = torch.cat([latents, autoencoder.encode(photos[:, :, None])[:, :, 0]])
+        frames = torch.cat([frames, photos])
+    return (_decode(autoencoder, latents) - frames).square().mean().sqrt()
 
 
 def _predict(transformer: nn.Module, batch: Batch, noisy_share: float, generator: torch.Generator) -> Tensor:

@@ -1,0 +1,69 @@
+"""`spatia train unpack`: run folders from a checkpoint folder, to go on training from what was shipped.
+
+The inverse of `ship`: weights (float16 in the checkpoint), steps and minutes come back; what the optimisers
+remembered does not, so they begin anew.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from spatia_env.errors import ActionError
+from spatia_env.model.checkpoints import PACKAGED, TINY, read_config
+from spatia_env.train.ship import STAGES
+
+
+@dataclass(frozen=True)
+class UnpackConfig:
+    """Make run folders from a checkpoint."""
+
+    checkpoint: Path = PACKAGED / TINY
+    """checkpoint folder"""
+    runs: Path = Path("runs")
+    """where the runs autoencoder, geometry and world-model are written"""
+    stages: tuple[str, ...] = tuple(STAGES)
+    """which of them"""
+
+
+def unpack(config: UnpackConfig) -> list[str]:
+    """Write the run folders; returns their paths.
+
+    Raises:
+        ActionError: A stage is not known, or its run has begun already (it is left as it was).
+        CheckpointError: The folder is not a checkpoint.
+    """
+    unknown = sorted(set(config.stages) - STAGES.keys())
+    if unknown:
+        raise ActionError(f"stages {unknown} are not known; there are {sorted(STAGES)}.")
+    training = read_config(config.checkpoint).get("training", {})
+    for stage in config.stages:
+        if (config.runs / stage / "state.safetensors").exists():
+            raise ActionError(
+                f"{config.runs / stage} holds a run already; move it away, or choose other --runs."
+            )
+    for stage in config.stages:
+        folder = config.runs / stage
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {f"model.{name}": value for name, value in _weights(config.checkpoint, stage).items()}
+        save_file(state, folder / "state.safetensors")
+        known = training.get(stage, {})
+        progress = {"step": known.get("steps", 0), "seconds": known.get("seconds", 0.0)}
+        (folder / "progress.json").write_text(json.dumps(progress))
+    return [str(config.runs / stage) for stage in config.stages]
+
+
+def _weights(checkpoint: Path, stage: str) -> dict[str, Tensor]:
+    """Weights of a stage's model in float32; the world model holds the transformer and the autoencoder."""
+    if stage != "world-model":
+        return _single(checkpoint / f"{STAGES[stage]}.safetensors")
+    parts = {name: _single(checkpoint / f"{name}.safetensors") for name in ("transformer", "autoencoder")}
+    return {f"{part}.{name}": value for part, weights in parts.items() for name, value in weights.items()}
+
+
+def _single(path: Path) -> dict[str, Tensor]:
+    tensors = load_file(path)
+    return {n: t.to(torch.float32) if t.is_floating_point() else t for n, t in tensors.items()}
