@@ -167,7 +167,7 @@ def find_view(
     score, best, value = likeness(goal), np.array(start, np.float64), -1.0
     for _ in range(rounds):
         drawn = np_random.normal(mean, spread, (count, 3))
-        poses = np.stack([_beside(start, *row) for row in drawn])
+        poses = np.stack([beside(start, *row) for row in drawn])
         values = score(*look(env, poses))
         order = np.argsort(-values, kind="stable")[: max(count // 6, 2)]
         mean, spread = drawn[order].mean(0), drawn[order].std(0) + 0.03
@@ -176,7 +176,8 @@ def find_view(
     return best, value
 
 
-def _beside(start: np.ndarray, ahead: float, right: float, yaw: float) -> np.ndarray:
+def beside(start: np.ndarray, ahead: float, right: float, yaw: float) -> np.ndarray:
+    """The pose [4, 4] so many metres ahead and to the right of a level one, turned right by `yaw` radians."""
     pose = np.asarray(start, np.float64) @ se3_exp(np.array([0, 0, 0, 0, yaw, 0]))
     move = start[:3, 2] * ahead + start[:3, 0] * right
     pose[:3, 3] = start[:3, 3] + [move[0], move[1], 0.0]

@@ -13,7 +13,8 @@ from spatia_env.bench.provenance import fingerprint
 from spatia_env.errors import DependencyError
 
 IDS = {"imagined": "spatia_env:SpatiaRL-v0", "simulator": "spatia_env:SpatiaSim-v0"}
-HORIZON = 16
+HORIZON = 8
+"""Clips of an episode: a full turn takes 12, so turning on pays in every one."""
 
 
 def run_lift(config: Any, code: str) -> dict[str, Any] | None:
@@ -24,24 +25,35 @@ def run_lift(config: Any, code: str) -> dict[str, Any] | None:
     """
     if not config.ppo_steps:
         return None
-    from spatia_env.bench.policy import cached
+    from spatia_env.bench.policy import cached, scenes
 
-    print_ = fingerprint(
-        {"code": code, "model": config.model, "size": list(config.size), "steps": config.ppo_steps}
-    )
-    return cached(config.out / "units" / "lift.json", print_, lambda: _lift(config))
+    out: dict[str, Any] = {}
+    for name in ("random", *IDS):  # each with a file of its own: training is the longest part of the run
+        print_ = fingerprint({
+            "code": code, "model": "" if name == "random" else _checkpoint(config), "size": list(config.size),
+            "steps": config.ppo_steps, "scenes": list(scenes(config)),
+        })  # fmt: skip
+        path = config.out / "units" / f"lift-{name}.json"
+        out[name] = cached(path, print_, lambda name=name: {"returns": _returns(name, config)})["returns"]
+    return out
 
 
-def _lift(config: Any) -> dict[str, Any]:
+def _checkpoint(config: Any) -> str:
+    from spatia_env.model.checkpoints import load_checkpoint
+
+    return load_checkpoint(config.model).id
+
+
+def _returns(name: str, config: Any) -> list[float]:
+    """True returns, one a scene, of random actions or of the policy trained in a world."""
     from spatia_env.bench.policy import scenes
 
+    policy = None if name == "random" else train(name, config)
     judge = _make("simulator", config)
-    out: dict[str, Any] = {"random": [episode(judge, None, scene) for scene in scenes(config)]}
-    for world in IDS:
-        policy = train(world, config)
-        out[world] = [episode(judge, policy, scene) for scene in scenes(config)]
-    judge.close()
-    return out
+    try:
+        return [episode(judge, policy, scene) for scene in scenes(config)]
+    finally:
+        judge.close()
 
 
 def train(world: str, config: Any) -> Any:
@@ -51,7 +63,9 @@ def train(world: str, config: Any) -> Any:
     except ImportError as cause:
         raise DependencyError("--ppo-steps needs stable-baselines3: pip install 'spatia-env[rl]'.") from cause
     env = _make(world, config)
-    model = PPO("MultiInputPolicy", env, n_steps=64, batch_size=64, n_epochs=4, gamma=0.9, seed=0)
+    model = PPO(
+        "MultiInputPolicy", env, n_steps=64, batch_size=32, n_epochs=8, gamma=0.9, learning_rate=1e-3, seed=0
+    )
     model.learn(config.ppo_steps)
     env.close()
     return model

@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from spatia_env import planning
+from spatia_env import planning, prospects
 from spatia_env.actions import MAX_ROTATION
+from spatia_env.seeking import PictureSeeker
 
 FULL = 360 / MAX_ROTATION
 """Clips of a full turn."""
-GOOD_MATCH = -0.1
-"""A likeness of a goal's picture above which its place counts as found."""
 
 
 @dataclass
@@ -31,6 +30,7 @@ class Memo:
         np_random: The policy's own random numbers.
         step: Steps taken.
         start: Pose [4, 4] at the reset.
+        notes: What the policy itself wants to remember.
     """
 
     env: Any
@@ -39,6 +39,7 @@ class Memo:
     np_random: np.random.Generator
     step: int = 0
     start: np.ndarray = field(default_factory=lambda: np.eye(4))
+    notes: dict[str, Any] = field(default_factory=dict)
 
 
 Act = Callable[[Memo], np.ndarray]
@@ -99,7 +100,7 @@ def frontier(memo: Memo) -> np.ndarray:
 
 
 def shooting(memo: Memo) -> np.ndarray:
-    """Takes the best of 24 random actions by what the map shows where they end."""
+    """Takes the best of 24 random actions by how little of the view the map knows where they end."""
     return _with_goal(memo, lambda: planning.shoot(memo.env, planning.unseen_surface, memo.np_random)[0])
 
 
@@ -110,10 +111,29 @@ def cross_entropy(memo: Memo) -> np.ndarray:
     )
 
 
+def best_view(memo: Memo) -> np.ndarray:
+    """Takes the best of 24 actions by the square metres that they promise."""
+    return _with_goal(memo, lambda: prospects.best_view(memo.env, memo.np_random)[0])
+
+
+def sweeping(memo: Memo) -> np.ndarray:
+    """Looks all around from a step aside each time, then takes the views that promise most."""
+
+    def explore() -> np.ndarray:
+        if memo.step >= FULL:
+            return prospects.best_view(memo.env, memo.np_random)[0]
+        camera = prospects.sweep(memo.env, memo.step, memo.notes.get("side", 0.0))
+        memo.notes.setdefault("side", float(np.sign(camera[4])))
+        return camera
+
+    return _with_goal(memo, explore)
+
+
 def forking(memo: Memo) -> np.ndarray:
-    """Imagines the best two of `shooting` in forks and takes the one that was rewarded more."""
-    ranked = planning.shoot(memo.env, planning.unseen_surface, memo.np_random)
-    return _with_goal(memo, lambda: planning.imagine(memo.env, ranked, keep=2))
+    """Imagines the best two of `best_view` in forks and takes the one that was rewarded more."""
+    return _with_goal(
+        memo, lambda: planning.imagine(memo.env, prospects.best_view(memo.env, memo.np_random), keep=2)
+    )
 
 
 def _mixed(act: Act, share: float) -> Act:
@@ -125,14 +145,17 @@ def _mixed(act: Act, share: float) -> Act:
 
 def _with_goal(memo: Memo, explore: Callable[[], np.ndarray]) -> np.ndarray:
     """Pursue the task's goal where the map says how, else explore."""
-    here = memo.env.world.c2w.double().numpy()
     if memo.task == "return_home":
-        # Out until a third of the way is behind, then home.
-        return _camera(yaw=1) if memo.step < 3 else planning.towards(here, memo.start)
+        # Out for a good third of a full turn, then home.
+        here = memo.env.world.c2w.double().numpy()
+        return _camera(yaw=1) if memo.step < 4 else planning.towards(here, memo.start)
     if memo.task == "image_goal" and "image" in memo.goal:
-        pose, value = planning.find_view(memo.env, memo.goal["image"], memo.start, memo.np_random)
-        if value > GOOD_MATCH:
-            return planning.towards(here, pose)
+        seeker = memo.notes.setdefault(
+            "seeker", PictureSeeker(memo.start, memo.goal["image"], memo.np_random)
+        )
+        camera = seeker(memo.env)
+        if camera is not None:
+            return camera
     return explore()
 
 
@@ -151,6 +174,8 @@ POLICIES: dict[str, Act] = {
     "frontier": frontier,
     "shooting": shooting,
     "cross-entropy": cross_entropy,
+    "best-view": best_view,
     "forking": forking,
+    "sweeping": sweeping,
 }
 """Policies by name, roughly in order of skill."""

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from spatia_env.bench.core import plain, write_json
 from spatia_env.bench.policies import POLICIES, Memo
-from spatia_env.bench.policy_report import write_policy_report
+from spatia_env.bench.policy_report import PLANNER, write_policy_report
 from spatia_env.bench.provenance import code_hash, fingerprint, origin
 from spatia_env.checks import near_miss
 from spatia_env.errors import ActionError
@@ -37,6 +37,8 @@ class PolicyBenchConfig:
     """Folder for results.json, table.md, plots and units; what it holds is not played again."""
     scenes: int = 5
     """Scenes; each gives one task of each kind."""
+    planner_scenes: int = 12
+    """Scenes of the figures that compare the planner with random, in the simulator."""
     steps: int = 10
     """Clips of an episode."""
     size: tuple[int, int] = (64, 64)
@@ -57,7 +59,7 @@ class PolicyBenchConfig:
         """The command line of this run."""
         parts = ["spatia bench policy --out", str(self.out), f"--scenes {self.scenes} --steps {self.steps}"]
         parts += [f"--size {self.size[0]} {self.size[1]}", f"--ppo-steps {self.ppo_steps}"]
-        parts += [f"--exploit-scenes {self.exploit_scenes}"]
+        parts += [f"--planner-scenes {self.planner_scenes} --exploit-scenes {self.exploit_scenes}"]
         for name in ("policies", "tasks"):
             if getattr(self, name):
                 parts += [f"--{name}", *getattr(self, name)]
@@ -104,13 +106,25 @@ def run_policy_bench(config: PolicyBenchConfig) -> dict[str, Any]:
 
 
 def plan(config: PolicyBenchConfig) -> list[PolicyUnit]:
-    """All episodes; those of one task side by side, as they share their scene."""
-    return [
+    """All episodes, scene by scene, so that a run that is cut off can be reported with fewer scenes.
+
+    More scenes for the planner's figures follow, in the simulator alone.
+    """
+    policies, tasks = config.policies or tuple(POLICIES), config.tasks or TASKS
+    units = [
         PolicyUnit(policy, task, scene, world)
-        for world in WORLDS
         for scene in scenes(config)
-        for task in config.tasks or TASKS
-        for policy in config.policies or POLICIES
+        for task in tasks
+        for world in WORLDS
+        for policy in policies
+    ]
+    more = range(scenes(config).stop, FIRST_SCENE + config.planner_scenes)
+    compared = [("random", "explore"), (PLANNER, "explore"), (PLANNER, "image_goal")]
+    return units + [
+        PolicyUnit(policy, task, scene, "simulator")
+        for scene in more
+        for policy, task in compared
+        if policy in policies and task in tasks
     ]
 
 
