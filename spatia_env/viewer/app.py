@@ -61,7 +61,7 @@ class Playground:
     def close(self) -> None:
         """Stop every thread, the server and the session."""
         self._stop.set()
-        self._ticker.join(5)
+        self._ticker.join(30)
         self.views.close()
         self.stage.close()
         self.session.close()

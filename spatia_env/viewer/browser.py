@@ -24,6 +24,15 @@ FLAGS = (
 )
 VIEW = "canvas[data-engine]"
 """The view between the panels; another canvas lies over it and lets everything through."""
+SHOWN_PICTURES = """() => [...document.querySelectorAll('img')]
+  .filter(image => image.complete && image.naturalWidth).map(image => image.getBoundingClientRect())
+  .map(box => [Math.max(0, box.left), Math.max(0, box.top),
+               Math.min(innerWidth, box.right), Math.min(innerHeight, box.bottom)].map(Math.round))
+  .filter(([left, top, right, bottom]) => right - left > 1 && bottom - top > 1)"""
+"""Left, top, right and bottom of the pictures that are loaded and on the screen. Asking for an element's own
+screenshot would wait until it holds still, which on a busy machine it does not."""
+TIMEOUT = 120_000
+"""Milliseconds for which the browser is waited for: it draws in software, perhaps beside a training run."""
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -79,6 +88,7 @@ class Browser:
         tab.on("console", self._logged)
         tab.on("request", lambda request: self._asked(request.url))
         tab.on("websocket", self._listen)
+        tab.set_default_timeout(TIMEOUT)
         tab.goto(url)
         return Page(tab)
 
@@ -175,10 +185,10 @@ class Page:
         return _pixels(self.tab.screenshot(clip=clip))
 
     def pictures(self) -> list[np.ndarray]:
-        """The panel's pictures u8 [H, W, 3] as they are on the screen, from the top."""
-        found = self.tab.locator("img")
-        shown = [found.nth(index) for index in range(found.count())]
-        return [_pixels(image.screenshot()) for image in shown if image.is_visible()]
+        """The panel's pictures u8 [H, W, 3] as they are on the screen, from the top; those that are on it."""
+        screen = _pixels(self.tab.screenshot())
+        boxes = self.tab.evaluate(SHOWN_PICTURES)
+        return [screen[top:bottom, left:right] for left, top, right, bottom in boxes]
 
     def element(self, selector: str) -> np.ndarray:
         """An element u8 [H, W, 3] as it is on the screen."""
@@ -191,7 +201,7 @@ class Page:
 
     def download(self, name: str) -> bytes:
         """Press a button that downloads a file; its bytes."""
-        with self.tab.expect_download(timeout=120_000) as expected:
+        with self.tab.expect_download(timeout=TIMEOUT) as expected:
             self.click(name)
         return Path(expected.value.path()).read_bytes()
 

@@ -49,7 +49,7 @@ class Stage:
         """Stop sending."""
         self._stop.set()
         self._wake.set()
-        self._sender.join(5)
+        self._sender.join(30)
 
     def show(self, timeline: Timeline) -> None:
         """Draw the moment that is now."""

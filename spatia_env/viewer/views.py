@@ -100,7 +100,8 @@ class Views:
         with self._condition:
             self._stop = True
             self._condition.notify()
-        self._thread.join(5)
+        # A picture that is being drawn is finished first: a process that ends in native code is aborted.
+        self._thread.join(30)
 
     def refresh(self) -> None:
         """The world has changed: previews again, and walking clients stand where the walker is."""
