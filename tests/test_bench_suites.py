@@ -184,6 +184,57 @@ def test_a_walk_of_true_frames_holds_no_false_events():
     assert quality.false_events(red, truth) == [["red_ball_rolls"]]
 
 
+def test_hard_tasks_differ_between_scenes_and_use_no_wording_of_training():
+    from spatia_env.vocabulary import EVENT_NAMES, phrasings
+
+    trained = {text for name in EVENT_NAMES for text in phrasings(name, "train")}
+    for split, scenes in (("dev", range(10_000, 10_012)), ("test", range(20_000, 20_012))):
+        asked = [task for scene in scenes for task in event_tasks.hard_tasks(scene, split)]
+        kinds = [task.kind for task in asked[:6]]
+        assert kinds == ["several", "several", "denied", "denied", "absent", "absent"]
+        assert not {task.text for task in asked} & trained
+        assert all(len(task.events) == (2 if task.kind == "several" else 0) for task in asked)
+        assert len({task.text for task in asked}) >= 30
+        assert len({task.events for task in asked if task.events}) == len(event_tasks.PAIRS)
+    dev, test = ({t.text for t in event_tasks.tasks((), split, 7)} for split in ("dev", "test"))
+    assert dev & test <= {""}
+    assert sum(task.twin for task in event_tasks.tasks((), "dev", 10_003)) == event_tasks.TWINS
+
+
+def test_two_events_at_once_must_both_happen():
+    from spatia_env.bench.detectors import detect, detect_several
+
+    pair = ("red_ball_rolls", "blue_box_drops")
+    with SimScene(SCENE) as scene:
+        start = torch.from_numpy(np.array(scene.initial_c2w, np.float32))
+        before = scene.render(start.numpy(), 96, 128).rgb
+    path, still = np.repeat(start[None].numpy(), 8, 0), np.repeat(before[None], 8, 0)
+    clips = {}
+    for names in (pair, pair[:1]):
+        task = event_tasks.Task(names, "", "several")
+        with happenings._Oracle(SCENE, (96, 128)) as stage:
+            _, clips[names] = stage.show(task, path, before)
+            assert stage.dynamic.any()
+    assert detect_several(pair, clips[pair], before, still)
+    assert not detect_several(pair, clips[pair[:1]], before, still)
+    assert detect(pair[0], clips[pair[:1]], before, still)
+    assert not detect_several(pair, still, before, still)
+
+
+def test_background_loss_looks_outside_of_the_event_only():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 255, (8, 40, 60, 3), np.uint8)
+    quiet = np.clip(truth + rng.normal(0, 4, truth.shape), 0, 255).astype(np.uint8)
+    mask = np.zeros(truth.shape[:3], bool)
+    mask[:, 10:20, 10:20] = True
+    clip = quiet.copy()
+    clip[mask] = (255, 0, 0)
+    assert happenings.background_loss(clip, quiet, truth, mask) == 0
+    assert happenings.background_loss(clip, quiet, truth, np.zeros_like(mask)) > 3
+    tinted = np.clip(clip + rng.normal(0, 6, clip.shape), 0, 255).astype(np.uint8)
+    assert happenings.background_loss(tinted, quiet, truth, mask) > 2
+
+
 # -- leakage ------------------------------------------------------------------------------------------------------
 
 

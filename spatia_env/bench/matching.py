@@ -19,6 +19,10 @@ RATIO = 0.8
 """Lowe's ratio between the best and the second match."""
 NEAR = 0.03
 """Share of the picture's width within which a match of the same view must lie."""
+STRONG, SMALLEST = 0.03, 2.0
+"""Contrast and diameter in pixels of points that count for match accuracy: a picture has no smaller features, only
+noise of the enlargement.
+"""
 MIN_INLIERS = 12
 ENOUGH = 80
 """Followed points that make a search by looks needless."""
@@ -54,18 +58,15 @@ class Points:
     descriptors: np.ndarray
 
 
-def points_of(picture: np.ndarray) -> Points:
-    """The SIFT points of a picture u8 [H, W, 3]."""
-    cv2 = opencv()
-    grey = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY)
-    large = cv2.resize(grey, None, fx=SCALE, fy=SCALE, interpolation=cv2.INTER_CUBIC)
-    found, descriptors = cv2.SIFT_create(nfeatures=1500, contrastThreshold=0.015).detectAndCompute(
-        large, None
-    )
-    if not found:
+def points_of(picture: np.ndarray, contrast: float = 0.015, smallest: float = 0.0) -> Points:
+    """The SIFT points of a picture u8 [H, W, 3] of at least this contrast and this diameter in its pixels."""
+    sift = opencv().SIFT_create(nfeatures=1500, contrastThreshold=contrast)
+    found, descriptors = sift.detectAndCompute(_enlarged(picture), None)
+    kept = [index for index, point in enumerate(found) if point.size >= smallest * SCALE]
+    if not kept:
         return Points(np.zeros((0, 2)), np.zeros((0, 128), np.float32))
-    uv = (np.array([point.pt for point in found]) + 0.5) / SCALE
-    return Points(uv, descriptors)
+    uv = (np.array([found[index].pt for index in kept]) + 0.5) / SCALE
+    return Points(uv, descriptors[kept])
 
 
 def matches(first: Points, second: Points) -> np.ndarray:
@@ -89,7 +90,7 @@ def match_accuracy(picture: np.ndarray, truth: np.ndarray) -> float:
     Raises:
         ActionError: OpenCV is not installed.
     """
-    first, second = points_of(truth), points_of(picture)
+    first, second = (points_of(p, STRONG, SMALLEST) for p in (truth, picture))
     own = len(matches(first, first))
     if not own:
         return 0.0
