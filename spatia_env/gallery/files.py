@@ -23,18 +23,23 @@ FPS = 8.0
 GIF_FRAMES = 60
 """Frames of a GIF at most; longer films are thinned evenly."""
 COLOURS = 96
+"""Colours of a GIF, but for those of the marks on it; a `Piece` may ask for more, up to 250."""
 PAUSE = 1200
 """Milliseconds for which a GIF stands on its last frame."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One entry: `film` u8 [N, h, w, 3], its `sheet`, a `title`, and a `text` that says what is to be seen."""
+    """One entry: `film` u8 [N, h, w, 3], its `sheet`, a `title`, and a `text` that says what is to be seen.
+
+    `colours` are those of its GIF.
+    """
 
     title: str
     text: str
     film: np.ndarray
     sheet: Image.Image
+    colours: int = COLOURS
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ def write_piece(folder: Path, name: str, piece: Piece) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     film = write_video(folder / f"{name}.mp4", piece.film, FPS)
     return [
-        write_gif(folder / f"{name}.gif", piece.film),
+        write_gif(folder / f"{name}.gif", piece.film, colours=piece.colours),
         film,
         write_sheet(folder / f"{name}.png", piece.sheet.quantize(256, kmeans=2)),
     ]
@@ -64,11 +69,13 @@ def files_of(folder: Path, name: str) -> list[Path]:
     return [folder / f"{name}.{kind}" for kind in ("gif", "mp4", "png")]
 
 
-def write_gif(path: Path, frames: np.ndarray, fps: float = FPS, limit: int = GIF_FRAMES) -> Path:
+def write_gif(
+    path: Path, frames: np.ndarray, fps: float = FPS, limit: int = GIF_FRAMES, colours: int = COLOURS
+) -> Path:
     """An animated GIF of at most `limit` frames, evenly chosen, in one palette; it stands on its last frame."""
     keep = np.unique(np.linspace(0, len(frames) - 1, min(limit, len(frames))).astype(int))
     sample = frames[keep[:: -(-len(keep) // 8)]]
-    palette = _palette(sample)
+    palette = _palette(sample, colours)
     pictures = [
         Image.fromarray(frames[at]).quantize(palette=palette, dither=Image.Dither.NONE) for at in keep
     ]
@@ -82,11 +89,11 @@ def write_gif(path: Path, frames: np.ndarray, fps: float = FPS, limit: int = GIF
     return path
 
 
-def _palette(sample: np.ndarray) -> Image.Image:
+def _palette(sample: np.ndarray, colours: int) -> Image.Image:
     """The colours of some frames, and those of the marks on them, which are small and would be lost."""
-    found = Image.fromarray(sample.reshape(-1, *sample.shape[2:])).quantize(COLOURS).getpalette() or []
+    found = Image.fromarray(sample.reshape(-1, *sample.shape[2:])).quantize(colours).getpalette() or []
     palette = Image.new("P", (1, 1))
-    palette.putpalette([*found[: 3 * COLOURS], *(value for colour in MARKS for value in colour)])
+    palette.putpalette([*found[: 3 * colours], *(value for colour in MARKS for value in colour)])
     return palette
 
 

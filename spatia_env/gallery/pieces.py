@@ -51,7 +51,7 @@ def hero(studio: Studio) -> Piece:
     film = np.concatenate([left, right], axis=2)
     shown = film[[len(film) // 6, len(film) // 2, len(film) - 2]]
     text = "A walk that returns to where it began, the map that remembers it, and events asked for in words."
-    return Piece("A world that remembers", text, film, layout.column(shown))
+    return Piece("A world that remembers", text, film, layout.column(shown), colours=240)
 
 
 def events(studio: Studio) -> Piece:
