@@ -18,7 +18,7 @@ MAP_SIZE = 256
 MAP_FOV = 30.0
 HEADROOM = 0.25
 """Metres above the eye from which points are left out of the map from above: the ceiling would hide the room."""
-FRAME_MARGIN = 1.15
+FRAME_MARGIN = 1.2
 
 
 class Studio:
@@ -151,8 +151,8 @@ class Overview:
         up /= np.linalg.norm(up)
         axes = np.stack([[up[1], -up[0], 0.0], up])  # to the right and upwards in the picture
         points, places = _below(state, top)["position"] @ axes.T, poses[:, :3, 3] @ axes.T
-        low = np.minimum(np.percentile(points, 1, axis=0), places.min(0))
-        high = np.maximum(np.percentile(points, 99, axis=0), places.max(0))
+        low = np.minimum(np.percentile(points, 0.3, axis=0), places.min(0))
+        high = np.maximum(np.percentile(points, 99.7, axis=0), places.max(0))
         x, y, _ = ((low + high) / 2 @ axes).tolist()
         reach = FRAME_MARGIN * float((high - low).max()) / 2
         height = top + reach / float(np.tan(np.radians(MAP_FOV / 2)))
