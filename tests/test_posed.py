@@ -264,10 +264,11 @@ def test_any_world_becomes_upright_and_any_unit_metres(walk):
     np.testing.assert_allclose(level[:, :3, 1] @ [0, 0, 1], c2w[:, :3, 1] @ [0, 0, 1], atol=0.05)
     K = torch.tensor([[LENS[0] * W, 0, W / 2], [0, LENS[1] * H, H / 2], [0, 0, 1]]).float()
     rgb = torch.from_numpy(frames).movedim(-1, 1).float() / 255
+    rgb, depth, level = rgb[::2], depth[::2], level[::2]
     scale = metric_scale(rgb, torch.from_numpy(depth), level, K)
     assert scale == pytest.approx(3.7, rel=0.04)
     # A light that fades does not change it, and twice the depth is twice the metres.
-    fading = rgb * torch.linspace(1, 0.4, N)[:, None, None, None]
+    fading = rgb * torch.linspace(1, 0.4, len(rgb))[:, None, None, None]
     assert metric_scale(fading, torch.from_numpy(depth), level, K) == pytest.approx(3.7, rel=0.04)
     assert metric_scale(rgb, 2 * torch.from_numpy(depth), level, K) == pytest.approx(7.4, rel=0.04)
     path = placed(level, scale)
