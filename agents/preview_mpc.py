@@ -1,7 +1,7 @@
 """Model-predictive control by preview: score many actions by what the map shows, take the best.
 
-Random shooting or the cross-entropy method. On `image_goal` it looks for the goal's picture in the map, and
-goes where it matches.
+Random shooting or the cross-entropy method. On `image_goal` it looks around until the goal's picture fits the map
+somewhere, and goes there.
 
     python agents/preview_mpc.py --scene 10100 --steps 10
     python agents/preview_mpc.py --world spatia_env:SpatiaSim-v0     # the same in the true simulator
@@ -15,7 +15,8 @@ import gymnasium as gym
 import numpy as np
 import tyro
 
-from spatia_env.planning import cross_entropy, find_view, play, shoot, towards, unseen_surface
+from spatia_env.planning import cross_entropy, play, shoot, unseen_surface
+from spatia_env.seeking import PictureSeeker
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,6 @@ class Args:
     """"shooting" or "cem"."""
     samples: int = 24
     """Actions scored a round."""
-    good_match: float = -0.1
-    """Likeness of the goal's picture (-1 to 0) above which its place counts as found."""
 
 
 class PreviewMPC:
@@ -50,17 +49,16 @@ class PreviewMPC:
     def __init__(self, args: Args) -> None:
         self.args, self.np_random = args, np.random.default_rng(args.seed)
         self.search = shoot if args.method == "shooting" else cross_entropy
-        self.start: np.ndarray | None = None
+        self.seeker: PictureSeeker | None = None
 
     def __call__(self, env: Any, goal: dict[str, Any], step: int) -> np.ndarray:
         """A camera action [6]."""
-        here = env.world.c2w.double().numpy()
-        if step == 0:
-            self.start = here
         if "image" in goal:
-            pose, likeness = find_view(env, goal["image"], self.start, self.np_random)
-            if likeness > self.args.good_match:
-                return towards(here, pose)
+            if step == 0:
+                self.seeker = PictureSeeker(env.world.c2w.double().numpy(), goal["image"], self.np_random)
+            camera = self.seeker(env)
+            if camera is not None:
+                return camera
         return self.search(env, unseen_surface, self.np_random, self.args.samples)[0]
 
 

@@ -25,6 +25,7 @@ RUNS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("preview_mpc", "explore", {"method": "shooting"}),
     ("preview_mpc", "explore", {"method": "cem"}),
     ("fork_mpc", "explore", {}),
+    ("sweep", "explore", {}),
     ("frontier", "explore", {}),
     ("next_best_view", "explore", {}),
     ("random_walk", "image_goal", {}),

@@ -150,32 +150,6 @@ def explore_frontier(env: Any) -> np.ndarray:
     return towards(c2w, pose)
 
 
-def find_view(
-    env: Any,
-    goal: np.ndarray,
-    start: np.ndarray,
-    np_random: np.random.Generator,
-    count: int = 32,
-    rounds: int = 3,
-) -> tuple[np.ndarray, float]:
-    """Where a picture u8 [H, W, 3] was taken, by matching it with the map from poses around `start` [4, 4].
-
-    Returns:
-        The best pose [4, 4], level with the start, and its likeness (-1 to 0).
-    """
-    mean, spread = np.array([0.8, 0.0, 0.0]), np.array([0.7, 0.7, 0.9])
-    score, best, value = likeness(goal), np.array(start, np.float64), -1.0
-    for _ in range(rounds):
-        drawn = np_random.normal(mean, spread, (count, 3))
-        poses = np.stack([beside(start, *row) for row in drawn])
-        values = score(*look(env, poses))
-        order = np.argsort(-values, kind="stable")[: max(count // 6, 2)]
-        mean, spread = drawn[order].mean(0), drawn[order].std(0) + 0.03
-        if values[order[0]] > value:
-            best, value = poses[order[0]], float(values[order[0]])
-    return best, value
-
-
 def beside(start: np.ndarray, ahead: float, right: float, yaw: float) -> np.ndarray:
     """The pose [4, 4] so many metres ahead and to the right of a level one, turned right by `yaw` radians."""
     pose = np.asarray(start, np.float64) @ se3_exp(np.array([0, 0, 0, 0, yaw, 0]))

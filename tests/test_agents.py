@@ -15,6 +15,7 @@ PLANNERS = (
     "preview_mpc",
     "fork_mpc",
     "frontier",
+    "sweep",
     "next_best_view",
     "return_to_start",
 )

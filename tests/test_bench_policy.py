@@ -18,15 +18,17 @@ def model(tmp_path_factory):
 
 
 def test_there_are_enough_policies_and_tasks(tmp_path):
-    units = plan(PolicyBenchConfig(tmp_path))
+    units = plan(PolicyBenchConfig(tmp_path, planner_scenes=5))
     assert len(POLICIES) >= 12 and len({(u.task, u.scene) for u in units}) == 20
     assert len(units) == 2 * 20 * len(POLICIES)
+    more = plan(PolicyBenchConfig(tmp_path, planner_scenes=7))[len(units) :]
+    assert len(more) == 2 * 3 and {u.world for u in more} == {"simulator"}
 
 
 def test_a_small_run_is_whole_and_resumes(model, tmp_path, monkeypatch):
     config = PolicyBenchConfig(
-        tmp_path, scenes=1, steps=2, policies=("still", "random", "cross-entropy"), tasks=("explore", "image_goal"),
-        model=model, exploit_scenes=0,
+        tmp_path, scenes=1, steps=2, policies=("still", "random", "sweeping"), tasks=("explore", "image_goal"),
+        model=model, exploit_scenes=0, planner_scenes=1,
     )  # fmt: skip
     content = run_policy_bench(config)
     assert {"policy_spearman", "policy_pearson", "policy_mmrv", "planner_success"} <= content[
@@ -34,7 +36,7 @@ def test_a_small_run_is_whole_and_resumes(model, tmp_path, monkeypatch):
     ].keys()
     assert json.loads((tmp_path / "results.json").read_text())["figures"] == content["figures"]
     table = content["suites"]["policy"]
-    assert table["still"]["coverage_simulator"] == 0 < table["cross-entropy"]["coverage_simulator"]
+    assert table["still"]["coverage_simulator"] == 0 < table["sweeping"]["coverage_simulator"]
     assert (tmp_path / "table.md").read_text().count("\n| ") > 6
 
     def again(*_):

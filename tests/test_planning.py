@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from spatia_env import planning
+from spatia_env import planning, prospects, seeking
 from spatia_env.poses import distance_and_angle, se3_exp
 from untrained import write_untrained
 
@@ -84,14 +84,77 @@ def test_imagining_takes_the_action_that_is_rewarded(twin):
     assert twin.snapshot() is before
 
 
-def test_a_view_of_the_map_is_found(twin):
+def test_a_picture_is_found_in_the_map(twin):
     start = twin.world.c2w.double().numpy()
-    true = start @ se3_exp(np.array([0, 0, 0, 0, 0.2, 0]))
-    true[:2, 3] += start[:2, 2] * 0.4
+    true = planning.beside(start, 0.6, -0.2, 0.25)
     goal = twin.judge.scene.render(true, *SIZE).rgb
-    found, value = planning.find_view(twin, goal, start, np.random.default_rng(0), count=48, rounds=4)
-    metres, degrees = distance_and_angle(found, true)
-    assert value > -0.12 and metres < 0.4 and degrees < 12
+    match = seeking.match_picture(twin, goal, start, np.random.default_rng(0))
+    metres, degrees = distance_and_angle(match.pose, true)
+    assert match.trusted and metres < 0.4 and degrees < 10
+    again = seeking.match_picture(twin, goal, start, np.random.default_rng(1), near=match)
+    assert again.difference <= match.difference + 0.01
+    grey = np.full((*SIZE, 3), (250, 0, 250), np.uint8)
+    assert not seeking.match_picture(twin, grey, start, np.random.default_rng(0)).trusted
+
+
+def test_a_seeker_arrives(twin):
+    before, task = twin.snapshot(), twin.task
+    start = twin.world.c2w.double().numpy()
+    true = planning.beside(start, 0.5, 0.0, -0.7)
+    seeker = seeking.PictureSeeker(start, twin.judge.scene.render(true, *SIZE).rgb, np.random.default_rng(0))
+    for _ in range(10):
+        camera = seeker(twin)
+        if camera is None:
+            break
+        assert np.abs(camera).max() <= 1
+        twin.step(planning.as_action(camera))
+    metres, degrees = distance_and_angle(twin.world.c2w.double().numpy(), true)
+    assert metres < 0.3 and degrees < 15
+    twin.restore(before)
+    twin.task = task
+
+
+def test_a_round_room_is_met_where_slow_steps_meet_it():
+    room = prospects.RoundRoom(np.array([0.5, -0.2]), 3.0, 0.0, 2.5)
+    rng = np.random.default_rng(0)
+    eyes = np.array([[0.4, 0.3, 1.2], [2.0, 0.5, 2.0]])
+    rays = rng.normal(size=(2, 5, 3))
+    rays /= np.linalg.norm(rays, axis=-1, keepdims=True)
+    distance, cosine = room.meet(eyes, rays)
+    for i, eye in enumerate(eyes):
+        for j, ray in enumerate(rays[i]):
+            steps = eye + np.arange(0, 12, 1e-3)[:, None] * ray
+            out = (
+                (np.linalg.norm(steps[:, :2] - room.centre, axis=1) > 3)
+                | (steps[:, 2] < 0)
+                | (steps[:, 2] > 2.5)
+            )
+            assert distance[i, j] == pytest.approx(out.argmax() * 1e-3, abs=3e-3)
+    assert (cosine > 0).all() and (cosine <= 1).all()
+
+
+def test_surface_is_promised_where_nothing_is_known(twin):
+    cameras = np.zeros((2, 6), np.float32)
+    cameras[1, 4] = 1
+    here, turned = prospects.promised_surface(twin, planning.ends(twin, cameras))
+    assert here < 0.2 * turned and 2 < turned < 200
+    inside = planning.ends(twin, np.array([[0, 0, 1, 0, 0, 0]] * 1))
+    inside[:, :3, 3] += 20 * inside[:, :3, 2]
+    assert prospects.promised_surface(twin, inside)[0] == -1
+    best = prospects.best_view(twin, np.random.default_rng(0), 12)
+    values = prospects.promised_surface(twin, planning.ends(twin, best))
+    assert best.shape == (12, 6) and (np.diff(values) <= 1e-9).all() and np.abs(best).max() <= 1
+    ended = planning.ends(twin, best)
+    assert np.abs(ended[:, 2, 0]).max() < 0.1, "level"
+
+
+def test_a_sweep_turns_on_and_steps_aside_where_there_is_room(twin, monkeypatch):
+    first = prospects.sweep(twin, 0)
+    assert abs(first[4]) == 1 and first[3] > 0 > prospects.sweep(twin, 1, 1.0)[3]
+    assert prospects.sweep(twin, 3, -1.0)[4] == -1
+    assert first[0] == pytest.approx(-prospects.STRAFE * first[4])
+    monkeypatch.setattr(prospects, "promised_surface", lambda env, poses: np.array([-1.0, 5.0]))
+    assert prospects.sweep(twin, 0, 1.0)[0] == 0
 
 
 def test_the_frontier_is_explored(twin):

@@ -74,7 +74,7 @@ def test_figures_and_table_of_a_planted_run():
     units = [
         {"policy": p, "task": t, "scene": s, "world": w, "return": r * (1 + s), "success": float(r > 1),
          "spl": 0.5 * r, "coverage": [1.0, 1.0 + r * 2, 1.0 + r * 4]}
-        for p, r in (("still", 0.1), ("random", 1.0), ("cross-entropy", 3.0))
+        for p, r in (("still", 0.1), ("random", 1.0), ("sweeping", 3.0))
         for t in ("explore", "image_goal") for s in (1, 2) for w in ("imagined", "simulator")
     ]  # fmt: skip
     found = figures(units, [], None, "cmd")
