@@ -33,6 +33,8 @@ DENIALS = re.compile(r"\b(no|not|never|nothing|nobody|none|neither|nor|without|\
 """Words that deny. A sentence with one asks for nothing, unless it ends what stands ("no more snow falls")."""
 JOINTS = re.compile(r"[.;,]|\b(?:while|and|as|when|then|at the same time|meanwhile)\b")
 """Where a sentence of several events may be parted."""
+LEAST_WORDS = 3
+"""Of a clause that may be an event by itself: fewer ("and drives across") have no subject of their own."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def understand(text: str, standing: tuple[str, ...] = ()) -> tuple[str, ...]:
         standing: Names of the conditions that hold.
     """
     clauses = [clause.strip() for clause in JOINTS.split(text.lower()) if clause.strip()]
-    if len(clauses) > 1 and all(" " in clause for clause in clauses):
+    if len(clauses) > 1 and all(len(clause.split()) >= LEAST_WORDS for clause in clauses):
         # A comma or an "and" may just as well stand within one event: every clause has to be one by itself.
         heard = tuple(dict.fromkeys(recognise(clause, standing) for clause in clauses))
         if len(heard) > 1 and "" not in heard:

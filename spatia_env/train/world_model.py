@@ -134,12 +134,13 @@ def world_loss(
 
 
 def _restore_loss(autoencoder: TinyAutoencoder, latents: Tensor, frames: Tensor, photos: Tensor) -> Tensor:
-    """Root mean square error of frames decoded from their own latents, and of photographs."""
+    """Root mean square error of frames decoded from their own latents, and of photographs, whatever their size."""
+    errors = [(_decode(autoencoder, latents) - frames).square().flatten()]
     if len(photos):
         with torch.no_grad():
-            latents = torch.cat([latents, autoencoder.encode(photos[:, :, None])[:, :, 0]])
-        frames = torch.cat([frames, photos])
-    return (_decode(autoencoder, latents) - frames).square().mean().sqrt()
+            encoded = autoencoder.encode(photos[:, :, None])[:, :, 0]
+        errors.append((_decode(autoencoder, encoded) - photos).square().flatten())
+    return torch.cat(errors).mean().sqrt()
 
 
 def _predict(transformer: nn.Module, batch: Batch, noisy_share: float, generator: torch.Generator) -> Tensor:
