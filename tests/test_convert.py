@@ -157,6 +157,16 @@ def test_one_missing_tensor_and_one_misshapen(released):
         convert(released)
 
 
+def test_a_stray_block_is_extra_and_a_lost_one_is_missing(released):
+    tensors = load_file(released.control)
+    save_file({**tensors, "vace_blocks.9.x": torch.zeros(2)}, released.control)
+    with pytest.raises(CheckpointError, match=r"tensors\. 1 extra: vace_blocks\.9\.x\.$"):
+        convert(released)
+    save_file({n: t for n, t in tensors.items() if ".1." not in n[:14]}, released.control)
+    with pytest.raises(CheckpointError, match=r"tensors\. \d+ missing: vace_blocks\.1\."):
+        convert(released)
+
+
 def test_a_cut_file_is_refused(released):
     data = released.control.read_bytes()
     released.control.write_bytes(data[:-100])

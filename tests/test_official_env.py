@@ -22,6 +22,7 @@ from spatia_env.model.official import SpatiaWanPipeline, official_id
 from spatia_env.model.options import read_options
 from spatia_env.release import ReleaseConfig
 from spatia_env.slam.mapanything import MapAnythingGeometry
+from spatia_env.train.cli import Stage
 from test_release import Wall, case  # noqa: F401 - a fixture
 
 pytest.importorskip("peft")
@@ -209,6 +210,7 @@ def test_rollout_names_what_is_missing(folder, case, tmp_path, capsys):  # noqa:
 # -- what the documentation says to type -----------------------------------------------------------------------------
 
 PAGES = [ROOT / "README.md", ROOT / "docs" / "official.md"]
+MODELS = ("weights/spatia-wan", "weights/spatia-own", "weights/spatia-tuned")
 
 
 def official_part(page):
@@ -232,17 +234,21 @@ def test_documented_commands_have_these_options(page, capsys):
         if command == "spatia" and arguments[0] == "doctor":
             assert arguments == ["doctor"] and "doctor" in cli.COMMANDS
             checked.add("doctor")
+        elif command == "spatia" and arguments[0] == "train":
+            tyro.cli(Stage, args=arguments[1:])
+            checked.add("train")
         elif command == "spatia":
             verb = arguments[0]
             assert verb in cli.COMMANDS
             parsed = tyro.cli(parsers[verb], args=arguments[1:], config=(tyro.conf.OmitArgPrefixes,))
-            assert str(getattr(parsed, "model", parsed.out)) == "weights/spatia-wan"
+            assert str(getattr(parsed, "model", parsed.out)) in MODELS
             checked.add(verb)
         elif command == "python":
             assert arguments[:2] == ["-m", "spatia_env.model.parity"] and (ROOT / arguments[2]).is_dir()
         else:
             assert command in ("pip", "hf")
-    assert checked == {"doctor", "convert", "rollout"}
+    assert checked - {"train"} == {"doctor", "convert", "rollout"}
+    assert ("train" in checked) == (page.name == "official.md")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

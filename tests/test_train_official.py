@@ -15,6 +15,7 @@ from spatia_env.model.convert import ConvertConfig, convert
 from spatia_env.model.folders import load_module
 from spatia_env.model.keymaps import lora_layers, release_lora_layers, release_name, transformer_name
 from spatia_env.model.official import load_official
+from spatia_env.model.prompts import UMT5TextEncoder
 from spatia_env.model.transformer import SpatiaTransformer3DModel
 from spatia_env.train.data import DataConfig, EpisodeStore, render_data
 from spatia_env.train.episodes import EpisodeConfig
@@ -231,21 +232,39 @@ def test_a_released_lora_is_what_the_second_stage_goes_on_from(files, tmp_path):
         assert torch.equal(lora_layers(written)[name], tensor)
 
 
-def test_half_precision_rests_and_float32_learns(files, tmp_path):
-    config = dataclasses.replace(config_of(files, tmp_path, "control"), dtype="bfloat16")
+@pytest.mark.parametrize("stage", ["control", "lora"])
+def test_half_precision_rests_and_float32_learns(files, tmp_path, stage):
+    config = dataclasses.replace(config_of(files, tmp_path, stage), dtype="bfloat16", rank=2)
     pipeline = load_official(config.model, "cpu", text_encoder=zero_text)
     transformer = parts_of(config.model, torch.bfloat16)
     trainer = OfficialTrainer(config, transformer, pipeline.autoencoder.float(), zero_text)
-    assert trainer.transformer.blocks[0].attn1.to_q.weight.dtype == torch.bfloat16
     assert {p.dtype for p in trainer.part.parameters()} == {torch.float32}
+    own = {id(p) for p in trainer.part.parameters()}
+    resting = [p for p in transformer.blocks[0].attn1.to_q.parameters() if id(p) not in own]
+    assert resting and {p.dtype for p in resting} == {torch.bfloat16}
     clips = clips_of(files, config)
     with torch.autocast("cpu", torch.bfloat16):
         loss, _ = trainer.loss([next(clips), next(clips)])
     loss.backward()
-    assert torch.isfinite(loss) and trainer.part.vace_blocks[0].proj_in.weight.grad.abs().sum() > 0
+    assert torch.isfinite(loss)
+    grads = {name: p.grad for name, p in trainer.part.named_parameters()}
+    name = "vace_blocks.0.proj_in.weight" if stage == "control" else _adapter("lora_B")
+    assert grads[name].abs().sum() > 0
     exported = load_file(trainer.export())
-    assert exported["vace_blocks.0.self_attn.q.weight"].dtype == torch.bfloat16
-    assert exported["vace_blocks.0.modulation"].dtype == torch.float32
+    if stage == "control":
+        assert exported["vace_blocks.0.modulation"].dtype == torch.float32
+        assert exported["vace_blocks.0.self_attn.q.weight"].dtype == torch.bfloat16
+    else:
+        assert {tensor.dtype for tensor in exported.values()} == {torch.bfloat16}
+
+
+def _adapter(half):
+    return f"blocks/0/attn1/to_q/{half}/autoregressive/weight"
+
+
+def test_a_clip_without_words_is_text_too(files, tmp_path):
+    words = UMT5TextEncoder(files / "model", cache=tmp_path)
+    assert words(["", "a ball"]).abs().sum((1, 2)).min() > 0
 
 
 def test_names_find_their_way_back():

@@ -1,6 +1,7 @@
 """Sizes of the official models, read off the shapes of their tensors (names as in our classes)."""
 
 import math
+import re
 from typing import Any
 
 from spatia_env.errors import CheckpointError
@@ -25,7 +26,7 @@ def transformer_config(
     """
     dim, in_channels, *patch = _shape(shapes, "patch_embedding.weight", 5)
     control_in_channels = _shape(shapes, "vace_patch_embedding.weight", 5)[1]
-    layers, control_blocks = _count(shapes, "blocks."), _count(shapes, "vace_blocks.")
+    layers, control_blocks = (_count(shapes, kind, "attn1.to_q.weight") for kind in ("blocks", "vace_blocks"))
     heads = hints.get("num_heads") or hints.get("num_attention_heads") or dim // OFFICIAL_HEAD_DIM
     spread = tuple(range(0, layers, math.ceil(layers / max(1, control_blocks))))[:control_blocks]
     return {
@@ -81,7 +82,7 @@ def text_encoder_config(shapes: Shapes) -> tuple[dict[str, Any], Shapes]:
         CheckpointError: If the tensors that tell the sizes are missing.
     """
     vocabulary, dim = _shape(shapes, "shared.weight", 2)
-    layers = _count(shapes, "encoder.block.")
+    layers = _count(shapes, "encoder.block", "layer.0.SelfAttention.q.weight")
     block = "encoder.block.0.layer.0.SelfAttention"
     buckets, heads = _shape(shapes, f"{block}.relative_attention_bias.weight", 2)
     inner = _shape(shapes, f"{block}.q.weight", 2)[0]
@@ -125,6 +126,8 @@ def _shape(shapes: Shapes, name: str, dimensions: int) -> tuple[int, ...]:
     return shape
 
 
-def _count(shapes: Shapes, prefix: str) -> int:
-    numbers = {int(name[len(prefix) :].split(".")[0]) for name in shapes if name.startswith(prefix)}
+def _count(shapes: Shapes, kind: str, member: str) -> int:
+    """Blocks `kind.0`, `kind.1` ... up to the last that has a `member`; what else bears a number is a stray."""
+    pattern = re.compile(rf"{re.escape(kind)}\.(\d+)\.{re.escape(member)}")
+    numbers = [int(match.group(1)) for name in shapes if (match := pattern.fullmatch(name))]
     return max(numbers, default=-1) + 1
