@@ -89,7 +89,6 @@ def test_the_page_connects_and_shows_the_cloud_and_the_picture(browser, playgrou
     assert browser.elsewhere(url) == [] and not [e for e in browser.errors if "Content Security" in e]
 
 
-@pytest.mark.slow
 def test_walk_by_button_and_by_key(playground, page):
     app, _ = playground
     idle(page, app)
@@ -216,7 +215,6 @@ def test_two_clients_see_one_world_and_a_vanished_one_leaves_nothing_waiting(bro
     assert app.views[other_id] is None and app.session.timeline[count].caption == "turn left"
 
 
-@pytest.mark.slow
 def test_two_hundred_connects_leave_nothing_behind(playground):
     from spatia_env.bench.viewer_bench import connect_once, settled
 

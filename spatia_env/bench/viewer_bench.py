@@ -154,11 +154,15 @@ def with_table(text: str, folder: Path) -> str:
         raise ViewerError("the page has no block `<!-- viewer: results.json -->` ... `<!-- /viewer -->`.")
 
     def block(match: re.Match[str]) -> str:
+        path = folder / match[2]
+        if not path.exists():
+            words = "Not measured yet: `spatia bench viewer --page` with this page writes a table here."
+            return f"{match[1]}\n{words}\n\n{match[3]}"
         try:
-            content = json.loads((folder / match[2]).read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8"))
             return match[1] + "\n" + "\n".join(table_lines(content)) + "\n\n" + match[3]
-        except (OSError, ValueError, KeyError) as cause:
-            raise ViewerError(f"{folder / match[2]}: are no results ({cause!r}).") from cause
+        except (OSError, ValueError, KeyError, TypeError) as cause:
+            raise ViewerError(f"{path}: are no results ({cause!r}).") from cause
 
     return BLOCK.sub(block, text)
 

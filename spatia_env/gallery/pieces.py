@@ -31,8 +31,8 @@ INTO_THE_ROOM = [
 CIRCLE = [[0, 0, 0.25, 0, 1, 0]] * 12
 """Twelve clips that turn by 30 degrees each, walking: at their end the camera is where they began."""
 WALKED_SCENE, SAID_SCENE, EDITED_SCENE, EXPLORED_SCENE, FORKED_SCENE = 10021, 10018, 10038, 10054, 10031
-THING, FLOOR = 0.6, 0.04
-"""Metres: the size of the thing that is taken away, and how high above the floor it begins."""
+BALL = 0.45
+"""Metres: the ball that is put in."""
 CELL, WIDE = 184, 216
 """Pixels of a film beside two others, and in the hero."""
 
@@ -165,12 +165,17 @@ def edit(studio: Studio) -> Piece:
 
     before = np.concatenate([first, *(clip["frames"] for clip in studio.walk(walk))])
     studio.env.restore(start)
-    world.edit.insert(shape("ball", 0.45, (70, 130, 220)), _on_the_floor(world, 2.0))
+    place = _on_the_floor(world, 2.0)
+    world.edit.insert(shape("ball", BALL, (70, 130, 220)), place)
+    put_in = world.snapshot()
     ball = filmed()
-    studio.env.restore(start)
-    world.edit.remove(_thing_at(world, (0.66, 0.6)))
-    less = filmed()
-    films = [Film("as it was", before), Film("a ball is put in", ball), Film("a thing is taken away", less)]
+    studio.env.restore(put_in)
+    world.edit.move(_around(place), _aside(world, -0.7, 0.6))
+    world.edit.recolor(_around(_aside(world, -0.7, 0.6) @ place), (240, 120, 40))
+    moved = filmed()
+    films = [
+        Film("as it was", before), Film("a ball is put in", ball), Film("moved, and painted", moved)
+    ]  # fmt: skip
     rows = [Row(film.caption, film.frames[[0, 4, 8, 12, 16]]) for film in films]
     text = (
         "The map is edited, not the pictures: the clips that follow show what it holds then, from every side."
@@ -187,18 +192,20 @@ def _on_the_floor(world: Any, metres: float) -> np.ndarray:
     return place
 
 
-def _thing_at(world: Any, spot: tuple[float, float]) -> Any:
-    """The region of what stands on the floor where the picture shows it, at shares of its width and height."""
-    state = world.state
-    height, width = state.size
-    pixel = np.array([spot[0] * width, spot[1] * height, 1.0])
-    ray = state.c2w[:3, :3].double().numpy() @ np.linalg.inv(state.K.double().numpy()) @ pixel
-    hit = world.query.raycast(state.c2w[:3, 3], ray)
-    level = ray * [1, 1, 0] / np.linalg.norm(ray[:2])
-    floor = float(state.ground or 0.0) + FLOOR
-    centre = np.asarray(hit.position, np.float64) + 0.5 * THING * level
-    centre[2] = floor + THING / 2
-    return world.edit.box(centre, [1.4 * THING, 1.4 * THING, THING])
+def _around(place: np.ndarray) -> Any:
+    """The region of the ball that stands at a place [4, 4]; the floor under it stays."""
+    from spatia_env.memory.regions import Box
+
+    size = np.array([1.1 * BALL, 1.1 * BALL, BALL + 0.02])
+    return Box(place[:3, 3] + np.array([0, 0, 0.02 + BALL / 2]), size)
+
+
+def _aside(world: Any, right: float, ahead: float) -> np.ndarray:
+    """The transform [4, 4] that moves things on the floor, in metres as the camera looks."""
+    c2w, move = world.c2w.double().numpy(), np.eye(4)
+    level = c2w[:3, 2] * [1, 1, 0] / np.linalg.norm(c2w[:2, 2])
+    move[:3, 3] = right * np.array([level[1], -level[0], 0.0]) + ahead * level
+    return move
 
 
 def photograph(studio: Studio) -> Piece:
