@@ -52,7 +52,7 @@ def full_forward(fixtures: Fixtures) -> Measured:
     """Forward passes with references, history and control, and with each of them left out."""
     case, count = fixtures.tensors("b_dit_vace_ref_hist"), fixtures.config("b_dit_vace_ref_hist")["num_ref"]
     errors = {}
-    for name in (key for key in case if key.startswith("out_scale_")):
+    for name in sorted(key for key in case if key.startswith("out_scale_")):
         scale = float(name.removeprefix("out_scale_"))
         errors[f"scale {scale:g}"] = worst(_forward(fixtures.transformer, case, count, scale), case[name])
     errors["no control"] = worst(_forward(fixtures.transformer, case, count, None), case["out_novace"])
