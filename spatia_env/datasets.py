@@ -10,6 +10,7 @@ import json
 import os
 import tarfile
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,30 @@ def collector(env: gym.Env) -> Any:
     return DataCollector(env, step_data_callback=WorldDeltas, record_infos=True)
 
 
+def check_minari(name: str) -> None:
+    """See before anything is played that a dataset can be written under this name.
+
+    Raises:
+        ActionError: If there is one already, or the name is none.
+        DependencyError: Minari is missing.
+    """
+    try:
+        from minari.dataset.minari_dataset import parse_dataset_id
+        from minari.storage.datasets_root_dir import get_dataset_path
+    except ImportError as cause:
+        raise DependencyError("recording to Minari needs it: pip install 'spatia-env[data]'.") from cause
+    try:
+        parse_dataset_id(name)
+    except ValueError as cause:
+        raise ActionError(
+            f"minari: {name!r} names no dataset; give a name and a version, such as 'spatia/walk-v0'."
+        ) from cause
+    if get_dataset_path(name).exists():
+        raise ActionError(
+            f"minari: there is a dataset {name!r} already; give another name, or remove it with `minari delete`."
+        )
+
+
 def deltas(info: dict[str, Any]) -> dict[str, dict[str, float]]:
     """What changed in the world, as numbers."""
     return {
@@ -66,7 +91,10 @@ def save_minari(collected: Any, name: str, **about: Any) -> Any:
         ActionError: If there is a dataset of this name, or the name is none.
     """
     try:
-        return collected.create_dataset(dataset_id=name, **about)
+        with warnings.catch_warnings():
+            # Minari warns of every part of `about` that is left out.
+            warnings.simplefilter("ignore", UserWarning)
+            return collected.create_dataset(dataset_id=name, **about)
     except ValueError as cause:
         raise ActionError(
             f"minari: {name!r} cannot be written ({cause}); give another name such as 'spatia/walk-v1', or remove it "

@@ -62,17 +62,19 @@ def run_record(config: RecordConfig) -> list[Path]:
         f"spatia_env:{config.id}", task=config.task, size=config.size, model=config.model,
         max_episode_steps=config.steps,
     )  # fmt: skip
+    collected = None
+    if config.minari is not None:
+        from spatia_env.datasets import check_minari, collector
+
+        check_minari(config.minari)
+        # The innermost: a dataset names its environment without the recorders around it.
+        env = collected = collector(env)
     env = recorder = RecordEpisodes(env, config.out)
     env = RecordClips(env, config.out, arrays=config.arrays)
     if config.shards is not None:
         from spatia_env.datasets import RecordShards
 
         env = RecordShards(env, config.shards)
-    collected = None
-    if config.minari is not None:
-        from spatia_env.datasets import collector
-
-        env = collected = collector(env)
     try:
         _play(config, env)
         if collected is not None:

@@ -1,5 +1,6 @@
 """Recorded episodes repeat bit for bit, and a change is found at its step; shards and datasets hold what was seen."""
 
+import dataclasses
 import io
 import json
 import tarfile
@@ -18,6 +19,10 @@ from spatia_env.video import read_video
 from untrained import write_untrained
 
 SIZE = (64, 96)
+# Minari's collector removes its folder and leaves the object that owns it to the garbage collector.
+MINARI = pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
 AHEAD = {"camera": np.array([0, 0, 0.4, 0, 0.3, 0], np.float32), "event": "a red ball rolls in"}
 
 
@@ -131,6 +136,7 @@ def test_shards_are_cut(tmp_path):
     assert counts == [2, 2, 1]
 
 
+@MINARI
 def test_minari_holds_observations_actions_and_the_worlds_changes(tmp_path, monkeypatch, model):
     minari = pytest.importorskip("minari")
     pytest.importorskip("jax")  # Minari collects with it
@@ -149,3 +155,30 @@ def test_minari_holds_observations_actions_and_the_worlds_changes(tmp_path, monk
     again.step(AHEAD)
     with pytest.raises(ActionError, match="another name"):
         save_minari(again, "spatia/test-v0")
+
+
+@MINARI
+def test_a_recorded_dataset_names_its_plain_environment_and_is_not_written_twice(
+    tmp_path, monkeypatch, model
+):
+    minari = pytest.importorskip("minari")
+    pytest.importorskip("jax")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    config = RecordConfig(
+        tmp_path / "out", steps=1, scene="10003", size=(64, 64), model=model, minari="spatia/walk-v0",
+        shards=tmp_path / "out" / "shards",
+    )  # fmt: skip
+    run_record(config)
+    dataset = minari.load_dataset("spatia/walk-v0")
+    env = dataset.recover_environment()
+    assert env.spec.id == "Spatia-v0" and not env.spec.additional_wrappers
+    env.close()
+    samples = pytest.importorskip("webdataset").WebDataset(
+        str(tmp_path / "out" / "shards" / "shard-000000.tar"), shardshuffle=False
+    )
+    assert {"mp4", "depth.npy", "pose.npy", "known.npy", "json"} <= set(next(iter(samples)))
+    before = sorted((tmp_path / "out").iterdir())
+    for name, complaint in (("spatia/walk-v0", "already"), ("no name", "names no dataset")):
+        with pytest.raises(ActionError, match=complaint):
+            run_record(dataclasses.replace(config, minari=name, shards=None))
+    assert sorted((tmp_path / "out").iterdir()) == before, "nothing was played"
