@@ -6,7 +6,7 @@ import pytest
 from spatia_env.bench.config import BenchConfig
 from spatia_env.bench.core import run_bench
 from spatia_env.bench.episodes import record
-from spatia_env.bench.figures import FIGURES
+from spatia_env.bench.figures import FIGURES, figures_of
 from spatia_env.bench.players import EnvPlayer, Players
 from spatia_env.bench.report import check_results
 from spatia_env.bench.rows import ROWS
@@ -92,7 +92,9 @@ def test_each_row_is_one_switch(players):
 def test_smoke(tmp_path, untrained):
     """`spatia bench smoke` gives every figure; with the packaged checkpoint where it is there."""
     model = None if (PACKAGED / "spatia-tiny").is_dir() else untrained
-    config = BenchConfig("smoke", tmp_path, first_seed=SCENE, clips=2, size=SIZE, model=model, plots=False)
+    config = BenchConfig(
+        "smoke", tmp_path, first_seed=SCENE, clips=2, size=SIZE, model=model, plots=False, truths=None
+    )
     content = run_bench(config)
     assert content["failures"] == []
     assert content["problems"] == []
@@ -100,3 +102,47 @@ def test_smoke(tmp_path, untrained):
     assert set(content["figures"]) == {figure.id for figure in FIGURES}
     assert content["run"]["checkpoint"]
     assert content["figures"]["renderer_identity_psnr"]["holds"]
+
+
+def test_a_part_that_is_switched_off_is_off_and_the_rest_is_the_default(players, walk):
+    """Without the render the model is shown nothing; without the filter nothing is masked."""
+    blind, unfiltered = (
+        players.get(ROWS[name]).unwrapped for name in ("no-scene-render", "no-dynamic-filter")
+    )
+    for env in (blind, unfiltered):
+        assert env.remembers and env.num_references == players.get(ROWS["default"]).unwrapped.num_references
+    player = players.get(ROWS["no-scene-render"])
+    player.start(walk)
+    pending = blind.prepare(player.action(walk.c2w[walk.clip(0)]))
+    assert pending.view.known.any()
+    asked = blind.request("", pending.view, pending.references)
+    assert not asked.known.any() and not asked.scene_render.any()
+    player = players.get(ROWS["no-dynamic-filter"])
+    player.start(walk)
+    assert unfiltered.request("", pending.view, pending.references).known.any()
+    clip = player.play(walk.c2w[walk.clip(0)])
+    assert not clip.info["debug"]["dynamic"].any()
+    assert players.get(ROWS["no-slam"]).unwrapped.slam == "off"
+
+
+@pytest.mark.slow
+def test_a_wide_run_gives_every_figure(tmp_path, untrained):
+    """`spatia bench standard` on one scene: every suite, row and figure, and the form of its results."""
+    import json
+    from pathlib import Path
+
+    import jsonschema
+
+    config = BenchConfig(
+        "standard", tmp_path, scenes=1, first_seed=SCENE, size=(64, 64), model=untrained, truths=None,
+        events=("red_ball_rolls", "blue_box_drops", "duck_falls", "green_ball_bounces", "night", "night_ends"),
+    )  # fmt: skip
+    content = run_bench(config)
+    assert content["failures"] == []
+    missing = {figure.id for figure in figures_of(True)} - set(content["figures"])
+    # Hard tasks are asked for only beside all events.
+    assert missing <= {"event_several", "detector_several", "event_false_denied", "event_false_absent"}
+    schema = Path(__file__).parent.parent / "spatia_env" / "bench" / "results.schema.json"
+    jsonschema.validate(json.loads((tmp_path / "results.json").read_text()), json.loads(schema.read_text()))
+    assert {path.name.split("-")[0] for path in (tmp_path / "videos").iterdir()} == {"walk", "loop", "drift"}
+    assert (tmp_path / "plots" / "drift.png").exists() and (tmp_path / "plots" / "sweeps.png").exists()

@@ -140,12 +140,15 @@ class SwitchedEnv(SpatiaEnv):
     Args:
         show_render: Whether the model sees the map's render.
         filter: Whether what moves is kept out of the map.
+        voxel: Metres between points of the map; its blocks are the multiple of it nearest to their usual edge.
         options: Of `SpatiaEnv`.
     """
 
-    def __init__(self, show_render: bool, filter: bool, **options: Any) -> None:
+    def __init__(self, show_render: bool, filter: bool, voxel: float, **options: Any) -> None:
         super().__init__(action="path", **options)
         self.show_render, self.filter = show_render, filter
+        block = round(self.empty_memory.block / voxel) * voxel
+        self.empty_memory = dataclasses.replace(self.empty_memory, voxel=voxel, block=block)
 
     def request(self, text: str, view: Render, references: Tensor) -> ClipRequest:
         """What the model is asked for the next clip."""
@@ -185,10 +188,9 @@ class EnvPlayer:
     ) -> None:
         options = dict(row.env or {}) | ({} if model is None else {"model": model})
         options |= {"size": size, "debug": debug, "timings": timings}
-        whole = row.show_render and row.filter
-        self.env: gym.Env = (
-            gym.make(ENV_ID, **options) if whole else SwitchedEnv(row.show_render, row.filter, **options)
-        )
+        whole = row.show_render and row.filter and row.voxel == ROWS["default"].voxel
+        switches = (row.show_render, row.filter, row.voxel)
+        self.env: gym.Env = gym.make(ENV_ID, **options) if whole else SwitchedEnv(*switches, **options)
         self.depth = row.depth
 
     @property

@@ -6,19 +6,24 @@ from typing import Any
 import numpy as np
 
 from spatia_env.bench.results import Results
+from spatia_env.bench.rows import SWEEPS
 
 NOTE = "no plots: matplotlib is not installed; `pip install matplotlib`, then run the same command again."
 
 
 def write_plots(folder: Path, content: dict[str, Any], results: Results) -> str:
-    """Draw rows.png, clips.png and events.png under `folder`/plots; a note if that is not possible."""
+    """Draw what was measured as png files under `folder`/plots; a note if that is not possible."""
     try:
         import matplotlib.figure
     except ImportError:
         return NOTE
     out = folder / "plots"
     out.mkdir(parents=True, exist_ok=True)
-    for name, draw in (("rows", _draw_rows), ("clips", _draw_clips), ("events", _draw_events)):
+    draws = {
+        "rows": _draw_rows, "clips": _draw_clips, "drift": _draw_drift, "sweeps": _draw_sweeps,
+        "events": _draw_events,
+    }  # fmt: skip
+    for name, draw in draws.items():
         figure = matplotlib.figure.Figure(figsize=(8, 4.2), layout="constrained")
         if draw(figure, content, results):
             figure.savefig(out / f"{name}.png", dpi=130)
@@ -60,6 +65,57 @@ def _draw_clips(figure: Any, content: dict[str, Any], results: Results) -> bool:
     if drawn:
         figure.legend(loc="outside upper center", ncols=4)
     return drawn
+
+
+def _draw_drift(figure: Any, content: dict[str, Any], results: Results) -> bool:
+    """PSNR on observed pixels per clip of one long world, and PSNR_C at its returns."""
+    axes, drawn = figure.subplots(), False
+    for row, cells in content["suites"].get("drift", {}).get("rows", {}).items():
+        if row == "oracle":
+            continue
+        curves = [
+            u.values["observed_clips"] for u in results.of("drift", row) if "observed_clips" in u.values
+        ]
+        if not curves:
+            continue
+        # A clip that shows nothing of the start in any scene has no value.
+        columns = [[c for c in column if c is not None] for column in zip(*curves, strict=True)]
+        points = [(i + 1, float(np.mean(column))) for i, column in enumerate(columns) if column]
+        (line,) = axes.plot(*zip(*points, strict=True), marker=".", label=row)
+        back = [(n, cells[f"psnr_c_{n}"]["mean"]) for n in (2, 6, 16) if f"psnr_c_{n}" in cells]
+        if back:
+            axes.plot(
+                *zip(*back, strict=True), "s", color=line.get_color(), label=f"{row}, back at the start"
+            )
+        drawn = True
+    axes.set_xlabel("clip")
+    axes.set_ylabel("PSNR, observed pixels (dB)")
+    if drawn:
+        figure.legend(loc="outside upper center", ncols=3)
+    return drawn
+
+
+def _draw_sweeps(figure: Any, content: dict[str, Any], results: Results) -> bool:
+    """PSNR_C and observed PSNR along the voxel edge and the number of references."""
+    rows = content["suites"].get("sweep", {}).get("rows", {})
+    if not rows:
+        return False
+    pair = figure.subplots(1, 2)
+    for axes, (axis, names) in zip(pair, SWEEPS.items(), strict=True):
+        kept = [name for name in names if name in rows]
+        for metric in ("psnr_c", "psnr_observed"):
+            cells = [rows[name][metric] for name in kept]
+            mean = np.array([cell["mean"] for cell in cells])
+            spread = np.abs(np.array([cell["ci95"] for cell in cells]).T - mean)
+            axes.errorbar(range(len(kept)), mean, yerr=spread, marker="o", capsize=3, label=metric)
+        axes.set_xticks(range(len(kept)), [SHORT.get(name, name.rsplit("-", 1)[-1]) for name in kept])
+        axes.set_xlabel(axis)
+    pair[0].set_ylabel("dB")
+    pair[0].legend()
+    return True
+
+
+SHORT = {"default": "1cm", "no-references": "0"}
 
 
 def _draw_events(figure: Any, content: dict[str, Any], results: Results) -> bool:

@@ -17,6 +17,7 @@ class Row:
         depth: Whether the start picture comes with its depth.
         show_render: Whether the model sees the map's render.
         filter: Whether what moves is kept out of the map.
+        voxel: Metres between points of the map.
         needs: A module that the row cannot do without, "" for none.
     """
 
@@ -26,13 +27,14 @@ class Row:
     depth: bool = True
     show_render: bool = True
     filter: bool = True
+    voxel: float = 0.01
     needs: str = ""
 
     def describe(self) -> dict[str, Any]:
         """Plain values, for the fingerprint and the results file."""
         return {
             "name": self.name, "summary": self.summary, "env": None if self.env is None else dict(self.env),
-            "depth": self.depth, "show_render": self.show_render, "filter": self.filter,
+            "depth": self.depth, "show_render": self.show_render, "filter": self.filter, "voxel": self.voxel,
         }  # fmt: skip
 
 
@@ -71,7 +73,7 @@ ROWS: Mapping[str, Row] = MappingProxyType(
             Row("memory+inpaint", "the same, its holes filled by OpenCV's inpainting, no model", needs="cv2"),
             Row("frozen-frame", "the start picture and its depth, for ever: the floor"),
             *(
-                Row(f"voxel-{cm}cm", f"points of the map {cm} cm apart", _env(voxel=cm / 100))
+                Row(f"voxel-{cm}cm", f"points of the map {cm} cm apart", _env(), voxel=cm / 100)
                 for cm in (3, 5, 7)
             ),
             *(

@@ -59,7 +59,7 @@ def write_sheets(folder: Path, units: list[Unit]) -> list[Path]:
     """One contact sheet per suite and scene under `folder`/sheets; the paths."""
     out = []
     (folder / "sheets").mkdir(parents=True, exist_ok=True)
-    for suite in ("walk", "loop", "events", "autoencoder", "photographs"):
+    for suite in ("walk", "loop", "ws-static", "edit", "events", "autoencoder", "photographs"):
         for scene in dict.fromkeys(unit.scene for unit in units if unit.suite == suite):
             grids = {
                 unit.row: read_grid(folder / "frames" / f"{suite}-{scene}-{unit.row}.jpg", unit.pictures)
@@ -91,5 +91,9 @@ def sheet_rows(
             f"{'simulator' if row == 'oracle' else row}, frame {frame}" for row in both for frame in (3, 5, 8)
         ]
         return rows, captions
+    if suite == "ws-static":
+        paths = list(grids.get("oracle", {}))
+        named = [("truth" if row == "oracle" else row, grid) for row, grid in grids.items()]
+        return [(f"{path}: {row}", grid[path]) for path in paths for row, grid in named if path in grid], []
     rows = [(key, frames) for key, frames in grids.get("default", {}).items()]
     return rows, []
