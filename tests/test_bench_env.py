@@ -15,7 +15,9 @@ from untrained import write_untrained
 
 SCENE = 10001
 SIZE = (64, 96)
-TESTED = [row for row in ROWS.values() if row.env is not None]
+# Rows along an axis are alike: one of each is enough.
+ALIKE = ("voxel-5cm", "voxel-7cm", "references-3", "references-5", "references-7")
+TESTED = [row for row in ROWS.values() if row.env is not None and row.name not in ALIKE]
 
 
 @pytest.fixture(scope="module")
