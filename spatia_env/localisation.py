@@ -17,6 +17,7 @@ from spatia_env.cameras import invert_se3, orthonormalise, pose_error, se3_exp, 
 from spatia_env.memory.keyframes import Keyframe, overlap
 from spatia_env.memory.rendering import Render, render_points
 from spatia_env.memory.warping import warp_steps
+from spatia_env.revision import revise
 from spatia_env.slam.geometry import Geometry
 from spatia_env.slam.layout import continue_planes
 from spatia_env.slam.planes import find_planes
@@ -79,6 +80,10 @@ def locate(
         track_poses: Whether poses are refined; else the command is taken at its word.
         extend_planes: Whether new surface is put onto the planes that it continues (`slam.layout`).
     """
+    if track_poses and not state.measured and _on_course(state):
+        revised = revise(state, rgb, path, view)
+        if revised is not state:
+            state, view = revised, revised.memory.render(path, state.K, *state.size)
     expected, seen = (path, view) if not track_poses else predict(state, rgb, path, view)
     geometry = understand(rgb, expected, seen)
     if not track_poses:
@@ -97,6 +102,8 @@ def locate(
             geometry = understand(rgb, tracked.c2w, seen)
         drift = orthonormalise(tracked.c2w[-1].double() @ invert_se3(path[-1].double())).float()
         state = dataclasses.replace(state, drift=drift if corrected else torch.eye(4))
+        if state.measured and _on_course(state):
+            state, seen, geometry = _revised(state, rgb, path, seen, geometry, understand)
     if extend_planes:
         known = seen.known & (seen.depth > 0)
         points = state.memory.visible_points(tracked.c2w, state.K, *state.size)["position"]
@@ -105,13 +112,29 @@ def locate(
     return Located(state, tracked, seen, geometry)
 
 
+def _revised(
+    state: WorldState, rgb: Tensor, path: Tensor, seen: Render, geometry: Geometry, understand: Understand
+) -> tuple[WorldState, Render, Geometry]:
+    """The state, the map along the path and what the clip shows, after parallax has corrected keyframes."""
+    after = revise(state, rgb, path, seen)
+    if after is state:
+        return state, seen, geometry
+    seen = after.memory.render(path, state.K, *state.size)
+    return after, seen, understand(rgb, path, seen)
+
+
+def _on_course(state: WorldState) -> bool:
+    """Whether cameras have been where they were told to be."""
+    return torch.equal(state.drift, torch.eye(4))
+
+
 def predict(state: WorldState, rgb: Tensor, path: Tensor, view: Render) -> tuple[Tensor, Render]:
     """The path on which a clip most likely was filmed, and the map along it: as commanded, or with the last drift.
 
     A generator that is shown the map comes back to the command; one that only goes on from its last frames does
     not. The frames tell which.
     """
-    if torch.equal(state.drift, torch.eye(4)):
+    if _on_course(state):
         return path, view
     drifted = orthonormalise(state.drift.double() @ path.double()).float()
     other = state.memory.render(drifted, state.K, *state.size)

@@ -99,6 +99,7 @@ def begin(
         depth=depth[0],
         seed=seed,
         ground=start.ground,
+        measured=start.depth is not None,
     )
 
 

@@ -19,6 +19,7 @@ from spatia_env.ledger import Conditions, LedgerRow
 from spatia_env.memory.keyframes import Keyframe, select_references
 from spatia_env.memory.rendering import Render
 from spatia_env.memory.scene import Growth, SceneMemory
+from spatia_env.memory.standing import standing
 from spatia_env.world_files import check_world
 from spatia_env.world_tools import Edits, WorldEdits, WorldQueries
 
@@ -51,6 +52,7 @@ class WorldState:
     ledger: tuple[LedgerRow, ...] = ()
     edits: Edits = field(default_factory=Edits)
     drift: Tensor = field(default_factory=lambda: torch.eye(4))
+    measured: bool = False
 
     def step_seed(self) -> int:
         """Seed of the next step's noise: it follows from the state, so snapshots and forks repeat exactly."""
@@ -131,8 +133,9 @@ class World:
         memory, growth, keyframes = state.memory, Growth(), state.keyframes
         if write and self.remembers:
             rgb = frames.movedim(-1, 1).float() / 255
-            memory, growth = memory.update(rgb, depth, weight, path, state.K, step, view.known)
             keyframes = _extended(keyframes, frames, torch.where(weight > 0, depth, 0), path, step)
+            new = standing(depth, view.depth * view.known, path, state.K, keyframes, step)
+            memory, growth = memory.update(rgb, depth, weight, path, state.K, step, view.known & ~new)
         # Clones: a slice would keep the whole clip in memory for as long as the world lives.
         history = torch.cat([state.preceding_frames, frames])[-len(state.preceding_frames) :].clone()
         after = dataclasses.replace(
@@ -215,6 +218,7 @@ def to_bundle(state: WorldState) -> Any:
         "step": state.step,
         "moving": state.moving,
         "ground": state.ground,
+        "measured": state.measured,
         "conditions": [list(pair) for pair in state.conditions],
         "ledger": [dataclasses.asdict(row) for row in state.ledger],
     }
@@ -236,6 +240,7 @@ def _from_bundle(bundle: Any) -> WorldState:
         step=int(meta["step"]),
         moving=bool(meta["moving"]),
         ground=None if meta["ground"] is None else float(meta["ground"]),
+        measured=bool(meta.get("measured", True)),
         conditions=tuple((str(name), str(phrase)) for name, phrase in meta["conditions"]),
         ledger=tuple(LedgerRow(**row) for row in meta["ledger"]),
         **arrays,

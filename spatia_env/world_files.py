@@ -20,6 +20,8 @@ POSES = ("c2w", "start_c2w")
 OPTIONAL_POSES = ("drift",)
 """Poses that worlds saved before this version lack."""
 ARRAYS = (*POSES, "K", "preceding_frames", "depth")
+OPTIONAL_META = ("measured",)
+"""Likewise, of entries."""
 META = ("size", "prompt", "seed", "step", "moving", "ground", "conditions", "ledger")
 MAX_TEXT = 100_000
 MAX_REACH = 1e5
@@ -33,7 +35,7 @@ def check_world(bundle: BundleState) -> None:
         WorldFormatError: Saying what is missing or wrong.
     """
     _check_names(bundle.arrays, ARRAYS, OPTIONAL_POSES, "array")
-    _check_names(bundle.meta, META, (), "entry")
+    _check_names(bundle.meta, META, OPTIONAL_META, "entry")
     size = _check_size(bundle.meta["size"])
     _check_arrays(bundle.arrays, size)
     _check_meta(bundle.meta)
@@ -83,8 +85,9 @@ def _check_meta(meta: Mapping[str, Any]) -> None:
     for name, limit in (("seed", 2**64), ("step", 2**31)):
         if type(meta[name]) is not int or not 0 <= meta[name] < limit:
             _refuse(f"{name} is {meta[name]!r:.40}")
-    if type(meta["moving"]) is not bool:
-        _refuse(f"moving is {meta['moving']!r:.40}")
+    for name in ("moving", "measured"):
+        if type(meta.get(name, False)) is not bool:
+            _refuse(f"{name} is {meta[name]!r:.40}")
     ground = meta["ground"]
     if ground is not None and (type(ground) not in (int, float) or not abs(ground) < MAX_REACH):
         _refuse(f"ground is {ground!r:.40}")

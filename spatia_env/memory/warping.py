@@ -1,17 +1,21 @@
-"""Move what some steps have written, after a closed loop has told where their cameras really were.
+"""Move points: rigidly, after a closed loop has told where cameras really were; along rays, after parallax has told
+how far a surface really is.
 
-Every point carries the step that first wrote it. Points of corrected steps are moved rigidly and sorted into
-voxels again; untouched blocks are shared with the old map. What an edit wrote stays where the user put it.
+Every point carries the step that first wrote it. Points that move are sorted into voxels again; untouched blocks are
+shared with the old map. What an edit wrote stays where the user put it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from spatia_env.cameras import invert_se3, project
 from spatia_env.memory import blocks as blk
 from spatia_env.memory.fusion import MAX_WEIGHT
+from spatia_env.memory.holes import surface_tolerance
 
 if TYPE_CHECKING:
     from spatia_env.memory.scene import SceneMemory
@@ -27,17 +31,78 @@ def warp_steps(memory: "SceneMemory", corrections: Mapping[int, Tensor]) -> "Sce
     steps = np.array(sorted(corrections), np.int64)
     if not len(steps):
         return memory
+    return _relocated(
+        memory,
+        memory.blocks,
+        lambda rows: np.isin(rows["first_step"], steps),
+        lambda rows: _moved(rows, corrections),
+    )
+
+
+def slide(
+    memory: "SceneMemory", c2w: Tensor, K: Tensor, depth: Tensor, factor: Tensor, first_step: int = 0
+) -> "SceneMemory":
+    """A map in which the points that a picture shows lie at another depth, on the same rays.
+
+    Args:
+        memory: The map; it stays as it was.
+        c2w: The picture's pose [4, 4].
+        K: Intrinsics [3, 3] in pixels.
+        depth: z-depth [H, W] in metres that the picture was taken to have, 0 = none.
+        factor: What it is multiplied by [H, W].
+        first_step: Points that an earlier step wrote stay where they are.
+    """
+    keys = memory.visible_keys(c2w[None], K, *depth.shape)
+
+    def points_and_scale(rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        points = torch.from_numpy(rows["position"].copy())
+        return points, scaled(points, c2w, K, depth, factor)
+
+    def move(rows: np.ndarray) -> np.ndarray:
+        points, scale = points_and_scale(rows)
+        return torch.lerp(c2w[:3, 3].expand_as(points), points, scale[:, None]).numpy()
+
+    return _relocated(
+        memory,
+        keys.tolist(),
+        lambda rows: (points_and_scale(rows)[1] != 1).numpy() & (rows["first_step"] >= first_step),
+        move,
+    )
+
+
+def scaled(points: Tensor, c2w: Tensor, K: Tensor, depth: Tensor, factor: Tensor) -> Tensor:
+    """By how much [n] the distance of points [n, 3] from a camera changes with the depth of its picture; 1 for those
+    that it does not show. See `slide`.
+    """
+    height, width = depth.shape
+    uv, z = project(points, invert_se3(c2w[None]), K)
+    uv, z = uv[0], z[0]
+    column, row = uv[:, 0].floor().long(), uv[:, 1].floor().long()
+    inside = (z > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    row, column = row.clamp(0, height - 1), column.clamp(0, width - 1)
+    surface = depth[row, column]
+    shown = inside & (surface > 0) & ((surface - z).abs() < surface_tolerance(z))
+    return torch.where(shown, factor[row, column], torch.ones_like(z))
+
+
+def _relocated(
+    memory: "SceneMemory",
+    keys: Iterable[int],
+    moves: Callable[[np.ndarray], np.ndarray],
+    move: Callable[[np.ndarray], np.ndarray],
+) -> "SceneMemory":
+    """A map in which some observed points of the blocks `keys` are elsewhere: bool [n] and positions [n, 3] of rows."""
     changed, moved = {}, []
-    for key in sorted(memory.blocks):
+    for key in sorted(keys):
         block = memory.blocks[key]
-        moves = np.isin(block["first_step"], steps) & (block["layer"] == 0)
-        if moves.any():
-            changed[key] = block[~moves]
-            moved.append(block[moves])
+        which = moves(block) & (block["layer"] == 0)
+        if which.any():
+            changed[key] = block[~which]
+            moved.append(block[which])
     if not moved:
         return memory
     rows = np.concatenate(moved)
-    rows["position"] = _moved(rows, corrections)
+    rows["position"] = move(rows)
     limit = blk.MAX_BLOCK * memory.block * 0.99
     rows = rows[np.abs(rows["position"]).max(1) < limit]
     keys, rows["voxel"] = blk.locate(rows["position"], memory.voxel, memory.voxels_per_side)

@@ -1,0 +1,93 @@
+"""Depth that parallax corrects, and points that move along the rays of the picture that showed them."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from maps import same_map
+from rooms import room_view
+from spatia_env.cameras import intrinsics_from_fov, look_at, se3_exp
+from spatia_env.memory.keyframes import Keyframe
+from spatia_env.memory.scene import SceneMemory
+from spatia_env.memory.warping import slide
+from spatia_env.revision import candidates, revise
+from spatia_env.slam.stereo import refine
+from spatia_env.world import WorldState
+
+H, W = 64, 80
+K = intrinsics_from_fov(60, H, W)
+HERE = look_at(torch.tensor([-0.6, 0.1, 0.1]), torch.tensor([1.5, 0.4, 0.0]))
+MOVES = torch.tensor([[0.3, 0, 0.1, 0, 0, 0], [0.15, 0, 0.1, 0, 0, 0], [-0.2, 0.05, 0.2, 0, 0.03, 0]])
+THERE = HERE @ se3_exp(MOVES)
+
+
+def pictures(c2w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return room_view(c2w, K, H, W)
+
+
+def world(scale: float, measured: bool = False) -> WorldState:
+    rgb, depth = (x[0] for x in pictures(HERE[None]))
+    memory, _ = SceneMemory().update(
+        rgb[None], scale * depth[None], torch.ones(1, H, W), HERE[None], K, step=0
+    )
+    frame = (rgb.movedim(0, -1) * 255).round().to(torch.uint8)
+    return WorldState(
+        memory, (Keyframe(frame, (scale * depth).half(), HERE, 0),), HERE, HERE, K, (H, W), "", frame[None],
+        scale * depth, 1, measured=measured,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("scale", [0.93, 1.08])
+def test_parallax_tells_how_far_a_surface_is(scale):
+    (rgb, depth), (others, _) = pictures(HERE[None]), pictures(THERE)
+    factor = refine(rgb[0], scale * depth[0], HERE, others, THERE, K)
+    assert factor is not None
+    before, after = (abs(d / depth[0] - 1) for d in (scale * depth[0], scale * depth[0] * factor.exp()))
+    assert float(after.median()) < 0.35 * float(before.median())
+
+
+def test_what_is_right_or_cannot_be_told_is_left():
+    (rgb, depth), (others, _) = pictures(HERE[None]), pictures(THERE)
+    turned = HERE @ se3_exp(torch.tensor([[0, 0, 0, 0, 0.2, 0.0]]))
+    assert refine(rgb[0], depth[0], HERE, others, THERE, K) is None
+    assert refine(rgb[0], 1.08 * depth[0], HERE, pictures(turned)[0], turned, K) is None
+    assert refine(rgb[0], torch.zeros(H, W), HERE, others, THERE, K) is None
+
+
+def test_points_move_along_the_rays_of_a_picture():
+    state = world(1.0)
+    depth = state.keyframes[0].depth.float()
+    farther = slide(state.memory, HERE, K, depth, torch.full((H, W), 1.05))
+    view, moved = (m.render(HERE[None], K, H, W) for m in (state.memory, farther))
+    both = view.known & moved.known
+    assert both.float().mean() > 0.9
+    assert abs(float((moved.depth[both] / view.depth[both]).median()) - 1.05) < 0.005
+    assert same_map(state.memory, slide(state.memory, HERE, K, depth, torch.ones(H, W)))
+    assert same_map(state.memory, slide(state.memory, HERE, K, depth, torch.full((H, W), 1.05), first_step=1))
+
+
+def test_a_clip_from_elsewhere_corrects_the_map_of_a_lone_picture():
+    rgb, _ = pictures(THERE)
+    state = world(1.08)
+    view = state.memory.render(THERE, K, H, W)
+    after = revise(state, rgb, THERE, view)
+    errors = []
+    for memory in (state.memory, after.memory):
+        seen = memory.render(HERE[None], K, H, W)
+        true = pictures(HERE[None])[1]
+        errors.append(float((seen.depth / true - 1)[seen.known].abs().median()))
+    assert errors[1] < 0.4 * errors[0]
+    assert float((after.keyframes[0].depth.float() / pictures(HERE[None])[1][0] - 1).abs().median()) < 0.03
+    assert len(state.keyframes) == 1 and state.memory is not after.memory
+
+
+def test_what_was_measured_and_what_was_seen_from_there_before_stays():
+    rgb, _ = pictures(THERE)
+    measured = world(1.08, measured=True)
+    assert revise(measured, rgb, THERE, measured.memory.render(THERE, K, H, W)) is measured
+    state = world(1.08)
+    elsewhere = dataclasses.replace(state.keyframes[0], c2w=THERE[-1], step=1)
+    again = dataclasses.replace(state, keyframes=(*state.keyframes, elsewhere))
+    assert candidates(state, THERE, state.memory.render(THERE, K, H, W)) == [0]
+    assert candidates(again, THERE, state.memory.render(THERE, K, H, W)) == []
