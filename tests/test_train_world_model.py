@@ -113,6 +113,28 @@ def test_training_lowers_the_error_resumes_and_evaluates(runs):
     assert len(restore) == 4 and restore[3] < restore[0]
 
 
+def test_the_decoder_may_learn_alone(runs):
+    def config(out, steps):
+        loop = LoopConfig(out, max_steps=steps, learning_rate=1e-3, warmup=1)
+        return WorldModelConfig(
+            loop,
+            runs / "autoencoder",
+            runs / "data",
+            runs / "data",
+            batch=2,
+            pixel_frames=2,
+            decoder_only=True,
+        )
+
+    out = runs / "decoder"
+    states = []
+    for steps in (1, 2):
+        train_world_model(config(out, steps))
+        states.append(load_file(out / "state.safetensors"))
+    changed = {n for n in states[0] if n.startswith("model.") and not torch.equal(states[0][n], states[1][n])}
+    assert changed and all(".autoencoder.decoder" in n or ".render_in" in n or ".head" in n for n in changed)
+
+
 def test_a_clip_is_read_in_known_words_with_what_stands_behind_them():
     clip = {
         "event": "fog_ends",

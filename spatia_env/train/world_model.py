@@ -80,6 +80,8 @@ class WorldModelConfig:
     """weight of the reconstruction of true frames and photographs (root mean square in [-1, 1])"""
     photos: int = 2
     """photograph crops per step that are restored, so that the decoder keeps more than the simulator's colours"""
+    decoder_only: bool = False
+    """train the decoder alone, on what the transformer predicts by now (begin from `spatia train unpack`)"""
     forget_share: float = 0.08
     """share of samples that lose the map's render, and as many that lose the references"""
     seed: int = 0
@@ -100,6 +102,7 @@ def train_world_model(config: WorldModelConfig) -> dict[str, float]:
     transformer = tiny_transformer()
     transformer.initialise_weights(generator)
     model = WorldModel(transformer, load_trained(config.autoencoder))
+    transformer.requires_grad_(not config.decoder_only)
     trainer = Trainer(
         model, config.loop, lambda name: DECODER_PACE if name.startswith("autoencoder.") else 1.0
     )
@@ -124,7 +127,8 @@ def world_loss(
     those frames and of `photos` [N, 3, H, W].
     """
     clean, pixels = batch.clean, batch.pixels
-    predicted = _predict(model.transformer, batch, config.noisy_share, generator)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not config.decoder_only):
+        predicted = _predict(model.transformer, batch, config.noisy_share, generator)
     latent_loss = ((predicted - clean).square() * batch.weight).mean()
     shown = _decode(model.autoencoder, predicted[pixels.row, :, pixels.time], pixels.render, pixels.known)
     pixel_loss = ((shown - pixels.frames).abs() * pixels.weight).mean()
