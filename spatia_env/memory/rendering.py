@@ -283,11 +283,10 @@ def _accumulate(splats: _Splats, values: Tensor, zbuffer: Tensor, canvas: _Canva
             if len(chosen):
                 entries.append(_entries(splats, chosen, width, test, canvas))
     total = zbuffer.new_zeros(len(zbuffer), values.shape[1])
-    return (
-        _add_products(total, *(torch.cat(parts) for parts in zip(*entries, strict=True)), values)
-        if entries
-        else total
-    )
+    if not entries:
+        return total
+    pixel, splat, weight = (torch.cat(parts) for parts in zip(*entries, strict=True))
+    return _add_products(total, pixel, splat, weight, values)
 
 
 def _windows(limit: Tensor, size: int, canvas: _Canvas, least: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
