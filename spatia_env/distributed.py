@@ -295,23 +295,25 @@ class RayVectorEnv(WorldsVectorEnv):
             return getattr(self.workers[world % len(self.workers)], method).remote(*arguments)
         except self.ray.exceptions.RayActorError:
             return None
+        except self.ray.exceptions.ObjectStoreFullError as cause:
+            raise _store_is_full() from cause
 
     def _answer(self, reference: Any) -> bytes | None:
         """A worker's answer; None if it is lost."""
         if reference is None:
             return None
         lost = (self.ray.exceptions.RayActorError, self.ray.exceptions.GetTimeoutError)
+        full = (self.ray.exceptions.ObjectStoreFullError, self.ray.exceptions.OutOfDiskError)
         try:
             return self.ray.get(reference, timeout=self.timeout)
         except self.ray.exceptions.RayTaskError as error:
             # The cause is the worker's own exception, which says more than Ray's wrapper.
-            raise error.as_instanceof_cause() from None
+            cause = error.as_instanceof_cause()
+            raise _store_is_full() if isinstance(cause, full) else cause from None
         except lost:
             return None
-        except self.ray.exceptions.ObjectStoreFullError as cause:
-            raise WorkerError(
-                "Ray's object store is full: give it more with ray.init(object_store_memory=...), or use fewer worlds."
-            ) from cause
+        except full as cause:
+            raise _store_is_full() from cause
 
     def _name(self, world: int) -> str:
         return f"{self._run}_{world}"
@@ -324,3 +326,11 @@ class RayVectorEnv(WorldsVectorEnv):
             self.ray.serve.delete(f"spatia-{self._run}")
         if self._own is not None:
             shutil.rmtree(self._own, ignore_errors=True)
+
+
+def _store_is_full() -> WorkerError:
+    return WorkerError(
+        "Ray's object store is full; no step is lost. Give it more with ray.init(object_store_memory=...), or use "
+        "fewer worlds, and repeat the step.",
+        None,
+    )

@@ -111,11 +111,14 @@ def test_transfer_compares_both_worlds(model):
     assert set(result["returns"]) == {"untrained", "imagined", "simulator"}
 
 
-def test_the_table_is_written_between_its_marks(model, tmp_path):
+def test_the_table_is_written_between_its_marks_and_nothing_played_twice(model, tmp_path, monkeypatch):
     results = _agent("results")
     page = tmp_path / "README.md"
     page.write_text(f"before\n{results.MARK}\nold\n{results.MARK}\nafter\n")
-    results.main(results.Args(scenes=1, steps=1, model=model, readme=page, runs=(0,)))
+    args = results.Args(scenes=1, steps=1, model=model, readme=page, runs=(0,), out=tmp_path / "out")
+    table = results.main(args)
+    monkeypatch.setattr(_agent("random_walk"), "main", lambda args: pytest.fail("played again"))
+    assert results.main(args) == table
     text = page.read_text()
     assert text.startswith("before") and text.endswith("after\n") and "old" not in text
     assert "| random_walk | explore |" in text

@@ -1,10 +1,14 @@
 """On real Ray, where it is installed (`pip install 'spatia-env[ray]'`): workers are killed, nothing is lost."""
 
+from types import SimpleNamespace
+
 import pytest
 
 ray = pytest.importorskip("ray")
 
 from spatia_env.bench.ray_kills import RayKillsConfig, run_ray_kills  # noqa: E402
+from spatia_env.distributed import RayVectorEnv  # noqa: E402
+from spatia_env.errors import WorkerError  # noqa: E402
 from untrained import write_untrained  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -23,3 +27,12 @@ def test_killed_workers_lose_and_repeat_nothing(cluster, serve, tmp_path):
     found = run_ray_kills(RayKillsConfig(tmp_path / "out", kills=3, model=model, serve=serve))
     assert found["run"]["kills"] == 3 and found["run"]["replaced"] >= 1
     assert found["wrong"] == 0
+
+
+def test_a_full_object_store_is_named(cluster):
+    @ray.remote
+    def full():
+        raise ray.exceptions.ObjectStoreFullError("no room")
+
+    with pytest.raises(WorkerError, match="object_store_memory"):
+        RayVectorEnv._answer(SimpleNamespace(ray=ray, timeout=120), full.remote())
