@@ -31,9 +31,7 @@ INTO_THE_ROOM = [
 CIRCLE = [[0, 0, 0.25, 0, 1, 0]] * 12
 """Twelve clips that turn by 30 degrees each, walking: at their end the camera is where they began."""
 WALKED_SCENE, SAID_SCENE, EDITED_SCENE, EXPLORED_SCENE, FORKED_SCENE = 10021, 10018, 10038, 10054, 10031
-BALL = 0.45
-"""Metres: the ball that is put in."""
-CELL, WIDE = 184, 216
+CELL, WIDE = 172, 216
 """Pixels of a film beside two others, and in the hero."""
 
 
@@ -165,16 +163,15 @@ def edit(studio: Studio) -> Piece:
 
     before = np.concatenate([first, *(clip["frames"] for clip in studio.walk(walk))])
     studio.env.restore(start)
-    place = _on_the_floor(world, 2.0)
-    world.edit.insert(shape("ball", BALL, (70, 130, 220)), place)
+    world.edit.insert(shape("ball", 0.45, (70, 130, 220)), _on_the_floor(world, 0.0, 2.0))
     put_in = world.snapshot()
     ball = filmed()
     studio.env.restore(put_in)
-    world.edit.move(_around(place), _aside(world, -0.7, 0.6))
-    world.edit.recolor(_around(_aside(world, -0.7, 0.6) @ place), (240, 120, 40))
-    moved = filmed()
+    world.edit.insert(shape("cone", 0.5, (240, 120, 40)), _on_the_floor(world, -0.65, 2.6))
+    world.edit.insert(shape("box", 0.3, (225, 200, 60)), _on_the_floor(world, 0.55, 1.8))
+    more = filmed()
     films = [
-        Film("as it was", before), Film("a ball is put in", ball), Film("moved, and painted", moved)
+        Film("as it was", before), Film("a ball is put in", ball), Film("and a cone, and a box", more)
     ]  # fmt: skip
     rows = [Row(film.caption, film.frames[[0, 4, 8, 12, 16]]) for film in films]
     text = (
@@ -183,29 +180,16 @@ def edit(studio: Studio) -> Piece:
     return Piece("An edit, before and after", text, layout.board(films, 3, CELL), layout.sheet(rows))
 
 
-def _on_the_floor(world: Any, metres: float) -> np.ndarray:
-    """A place [4, 4] on the floor, so far ahead of the camera."""
-    c2w = world.c2w.double().numpy()
-    place = np.eye(4)
-    place[:3, 3] = c2w[:3, 3] + metres * c2w[:3, 2]
-    place[2, 3] = max(0.0, float(world.state.ground or 0.0))
-    return place
-
-
-def _around(place: np.ndarray) -> Any:
-    """The region of the ball that stands at a place [4, 4]; the floor under it stays."""
-    from spatia_env.memory.regions import Box
-
-    size = np.array([1.1 * BALL, 1.1 * BALL, BALL + 0.02])
-    return Box(place[:3, 3] + np.array([0, 0, 0.02 + BALL / 2]), size)
-
-
-def _aside(world: Any, right: float, ahead: float) -> np.ndarray:
-    """The transform [4, 4] that moves things on the floor, in metres as the camera looks."""
-    c2w, move = world.c2w.double().numpy(), np.eye(4)
+def _on_the_floor(world: Any, right: float, ahead: float) -> np.ndarray:
+    """A place [4, 4] on the map's floor, in metres from the camera as it looks."""
+    c2w, place = world.c2w.double().numpy(), np.eye(4)
     level = c2w[:3, 2] * [1, 1, 0] / np.linalg.norm(c2w[:2, 2])
-    move[:3, 3] = right * np.array([level[1], -level[0], 0.0]) + ahead * level
-    return move
+    spot = c2w[:3, 3] + ahead * level + right * np.array([level[1], -level[0], 0.0])
+    hit = world.query.raycast(spot, [0.0, 0.0, -1.0])
+    place[:3, 3] = spot if hit is None else hit.position
+    if hit is None:
+        place[2, 3] = float(world.state.ground or 0.0)
+    return place
 
 
 def photograph(studio: Studio) -> Piece:

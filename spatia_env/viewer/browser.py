@@ -31,7 +31,7 @@ SHOWN_PICTURES = """() => [...document.querySelectorAll('img')]
   .filter(([left, top, right, bottom]) => right - left > 1 && bottom - top > 1)"""
 """Left, top, right and bottom of the pictures that are loaded and on the screen. Asking for an element's own
 screenshot would wait until it holds still, which on a busy machine it does not."""
-TIMEOUT = 120_000
+TIMEOUT = 300_000
 """Milliseconds for which the browser is waited for: it draws in software, perhaps beside a training run."""
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
@@ -119,7 +119,7 @@ class Page:
     def __init__(self, tab: Any) -> None:
         self.tab = tab
 
-    def wait_for(self, condition: Callable[[], Any], what: str, timeout: float = 120.0) -> Any:
+    def wait_for(self, condition: Callable[[], Any], what: str, timeout: float = 300.0) -> Any:
         """Let the page live until a condition holds; its value.
 
         Raises:
