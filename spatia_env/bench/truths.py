@@ -90,7 +90,10 @@ class Truths:
             return None
         try:
             # A damaged file must not leave its handle to the garbage collector.
-            with open(self._path(seed, kind, clips), "rb") as handle, np.load(handle, allow_pickle=False) as file:
+            with (
+                open(self._path(seed, kind, clips), "rb") as handle,
+                np.load(handle, allow_pickle=False) as file,
+            ):
                 arrays = {name: file[name] for name in _ARRAYS}
                 return Truth(scene=seed, prompt=str(file["prompt"]), **arrays)
         except (OSError, ValueError, KeyError, zipfile.BadZipFile):
