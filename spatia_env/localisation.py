@@ -80,7 +80,7 @@ def locate(
         track_poses: Whether poses are refined; else the command is taken at its word.
         extend_planes: Whether new surface is put onto the planes that it continues (`slam.layout`).
     """
-    if track_poses and not state.measured and _on_course(state):
+    if track_poses and _on_course(state):
         revised = revise(state, rgb, path, view)
         if revised is not state:
             state, view = revised, revised.memory.render(path, state.K, *state.size)
@@ -102,25 +102,12 @@ def locate(
             geometry = understand(rgb, tracked.c2w, seen)
         drift = orthonormalise(tracked.c2w[-1].double() @ invert_se3(path[-1].double())).float()
         state = dataclasses.replace(state, drift=drift if corrected else torch.eye(4))
-        if state.measured and _on_course(state):
-            state, seen, geometry = _revised(state, rgb, path, seen, geometry, understand)
     if extend_planes:
         known = seen.known & (seen.depth > 0)
         points = state.memory.visible_points(tracked.c2w, state.K, *state.size)["position"]
         planes = find_planes(points) if len(points) else []
         geometry = continue_planes(geometry, rgb, tracked.c2w, state.K, known, planes)
     return Located(state, tracked, seen, geometry)
-
-
-def _revised(
-    state: WorldState, rgb: Tensor, path: Tensor, seen: Render, geometry: Geometry, understand: Understand
-) -> tuple[WorldState, Render, Geometry]:
-    """The state, the map along the path and what the clip shows, after parallax has corrected keyframes."""
-    after = revise(state, rgb, path, seen)
-    if after is state:
-        return state, seen, geometry
-    seen = after.memory.render(path, state.K, *state.size)
-    return after, seen, understand(rgb, path, seen)
 
 
 def _on_course(state: WorldState) -> bool:

@@ -14,7 +14,7 @@ from spatia_env.cameras import invert_se3, project, scale_intrinsics, unproject
 
 SIDE = 128
 """Larger pictures are made smaller until their shorter side has less than twice so many pixels."""
-SPREAD, OFFSETS = 0.22, 23
+SPREAD, OFFSETS = 0.22, 25
 """Depths are tried within this log ratio of the estimate, at so many offsets."""
 DIFFERENCE = 0.035
 """Colours in [0, 1] that differ by more are simply different."""
@@ -50,25 +50,43 @@ def refine(
         K: Intrinsics [3, 3] in pixels, of all.
     """
     less = max(1, min(depth.shape) // SIDE)
+    seen = (rgb, depth, c2w, others, poses, K)
+    # Most pictures are right: a coarse trial, an eighth of the work, says so.
+    if _solve(*seen, 2 * less, OFFSETS // 2 + 1, LEAST_GAIN / 2) is None:
+        return None
+    return _solve(*seen, less, OFFSETS, LEAST_GAIN)
+
+
+def _solve(
+    rgb: Tensor,
+    depth: Tensor,
+    c2w: Tensor,
+    others: Tensor,
+    poses: Tensor,
+    K: Tensor,
+    less: int,
+    count: int,
+    least_gain: float,
+) -> Tensor | None:
+    """`refine` with pictures `less` times as small and `count` offsets."""
     height, width = (less * (side // less) for side in depth.shape)
     small_K = scale_intrinsics(K, 1 / less, 1 / less)
     picture, others = F.avg_pool2d(rgb[None], less)[0], F.avg_pool2d(others, less)
     z = depth[less // 2 : height : less, less // 2 : width : less]
-    offsets = torch.linspace(-SPREAD, SPREAD, OFFSETS)
+    offsets = torch.linspace(-SPREAD, SPREAD, count)
     cost = _costs(picture, z, c2w, others, poses, small_K, offsets)
     if cost is None:
         return None
-    middle = OFFSETS // 2
-    prior = PRIOR * (offsets / SPREAD).square()
-    total = _smooth(cost + prior, picture)
+    total = _smooth(cost + PRIOR * (offsets / SPREAD).square(), picture)
     best = total.argmin(-1)
     seen = (cost.amax(-1) > 0) & (z > 0)
-    before = cost[..., middle][seen].mean()
-    after = cost.gather(-1, best[..., None])[..., 0][seen].mean()
+    if not bool(seen.any()):
+        return None
+    before = float(cost[..., count // 2][seen].mean())
+    after = float(cost.gather(-1, best[..., None])[..., 0][seen].mean())
     factor = offsets[best] + _between(total, best) * (offsets[1] - offsets[0])
     factor = _even(factor, _sharpness(total, best) * seen, z)
-    change = float(factor[seen].abs().median()) if bool(seen.any()) else 0.0
-    if not (float(after) < float(before) * (1 - LEAST_GAIN) and change > LEAST_CHANGE):
+    if after >= before * (1 - least_gain) or float(factor[seen].abs().median()) < LEAST_CHANGE:
         return None
     if less > 1:
         factor = F.interpolate(factor[None, None], depth.shape, mode="bilinear", align_corners=False)[0, 0]
