@@ -226,9 +226,14 @@ def _draw_scatter(figure: Any, units: Units) -> None:
     axes = figure.subplots()
     axes.axline((0, 0), slope=1, color="0.8", zorder=0)
     axes.scatter(x, y, s=22)
-    for policy, a, b in zip(true, x, y, strict=True):
-        axes.annotate(policy, (a, b), xytext=(4, 3), textcoords="offset points", fontsize=7)
-    axes.margins(0.12)
+    axes.margins(0.08)
+    # Numbers beside the dots, names beside the plot: names among the dots would cover each other.
+    for number, (_, a, b, policy) in enumerate(sorted(zip(-x, x, y, true, strict=True)), 1):
+        axes.annotate(str(number), (a, b), xytext=(3, 3), textcoords="offset points", fontsize=7)
+        place = (1.02, 0.99 - 0.05 * number)
+        axes.annotate(
+            f"{number}  {policy}", place, xycoords="axes fraction", fontsize=7, annotation_clip=False
+        )
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel("return in the simulator (spreads from the mean of all policies)")
     axes.set_ylabel("return in the generated world")
@@ -264,5 +269,7 @@ def _label_ends(axes: Any, ends: list[tuple[float, str, str, int]]) -> None:
             annotation_clip=False,
         )  # fmt: skip
     axes.set_xlim(0, last * 1.32)
+    axes.set_xticks([tick for tick in axes.get_xticks() if 0 <= tick <= last])
+    axes.spines["bottom"].set_bounds(0, last)
     axes.set_ylim(low, max(high, place + 0.02 * (high - low)))
     axes.spines[["top", "right"]].set_visible(False)
