@@ -22,7 +22,8 @@ class PictureOnly(gym.ObservationWrapper):
 
     def __init__(self, env: gym.Env) -> None:
         super().__init__(env)
-        self.observation_space = spaces.Box(0, 1, env.observation_space["image"].shape, np.float32)
+        given: Any = env.observation_space
+        self.observation_space = spaces.Box(0, 1, given["image"].shape, np.float32)
 
     def observation(self, observation: dict[str, np.ndarray]) -> np.ndarray:
         """The picture."""
