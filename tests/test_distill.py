@@ -128,7 +128,7 @@ def test_a_run_folder_of_a_world_model_comes_out(tmp_path):
     def config(steps):
         loop = LoopConfig(tmp_path / "distilled", max_steps=steps, warmup=1, log_every=1)
         data = tmp_path / "data"
-        return DistillConfig(loop, tmp_path / "world-model", tmp_path / "autoencoder", data, data, batch=2)
+        return DistillConfig(loop, tmp_path / "world-model", tmp_path / "autoencoder", (data,), data, batch=2)
 
     figures = train_distill(config(1))
     assert set(figures) == {"to_teacher", "fewer_steps", "student_error", "teacher_error"}

@@ -7,8 +7,8 @@ import torch
 from spatia_env.env import SpatiaEnv
 from spatia_env.errors import ActionError, CheckpointError
 from spatia_env.model.autoencoder import TinyAutoencoder
-from spatia_env.train.clips import ClipStore, encode_episodes, latent_row
-from spatia_env.train.data import DataConfig, EpisodeFile, render_data
+from spatia_env.train.clips import ClipStore, encode_episodes, latent_row, read_pixels
+from spatia_env.train.data import DataConfig, EpisodeFile, render_data, to_model
 from spatia_env.train.episodes import EpisodeConfig
 from spatia_env.train.rollouts import RolloutsConfig, decline, make_rollouts, play_episode, shown_by_start
 from untrained import write_untrained
@@ -146,6 +146,29 @@ def test_encoded_they_are_episodes_like_others(runs, config, played):
     row = latent_row(next(iter(store.episodes.values())), 1)
     assert row["clean"].shape == row["render"].shape == (48, 8, H // 16, W // 16)
     assert row["references"].shape[1] == 2
+
+
+def test_mixed_with_recorded_ones_they_give_their_own_frames_and_ask_for_what_can_be_known(
+    runs, config, played
+):
+    torch.manual_seed(0)  # the network of the test before, whose latents may be there
+    network = TinyAutoencoder()
+    for folder in (config.data, config.out):
+        encode_episodes(network, folder)
+    store = ClipStore(config.data, config.out)
+    assert len(store.episodes) == 4
+    recorded, own = (
+        next(e for p, e in store.episodes.items() if p.parent == f) for f in (config.data, config.out)
+    )
+    a, b = latent_row(recorded, 1), latent_row(own, 1)
+    assert torch.equal(a["clean"], b["clean"]) and not torch.allclose(a["preceding"], b["preceding"])
+    shown = to_model(own.file.get("own", slice(5, 9)))
+    expected = network.normalise(network.encode_raw(shown)).transpose(0, 1)
+    assert (b["preceding"] - expected).abs().max() < 0.1 * expected.std()
+    assert (b["weight"] <= a["weight"] + 1e-3).all() and (b["weight"] < a["weight"] - 0.1).any()
+    pixels = read_pixels([(own, 1)], [(0, t) for t in range(8)])
+    trust = torch.stack([own.file.get_at("trust", 1, t) for t in range(8)])
+    assert torch.equal(pixels.weight[:, 0] > 0, trust)
 
 
 def test_nothing_to_play_and_nobody_to_play_it(tmp_path, runs):

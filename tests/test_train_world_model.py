@@ -100,7 +100,7 @@ def test_training_lowers_the_error_resumes_and_evaluates(runs):
             runs / "world-model", max_steps=steps, learning_rate=1e-3, muon=2.0, warmup=2, log_every=1
         )
         return WorldModelConfig(
-            loop, runs / "autoencoder", runs / "data", runs / "data", batch=2, pixel_frames=2
+            loop, runs / "autoencoder", (runs / "data",), runs / "data", batch=2, pixel_frames=2
         )
 
     figures = train_world_model(config(2))
@@ -119,7 +119,7 @@ def test_the_decoder_may_learn_alone(runs):
         return WorldModelConfig(
             loop,
             runs / "autoencoder",
-            runs / "data",
+            (runs / "data",),
             runs / "data",
             batch=2,
             pixel_frames=2,

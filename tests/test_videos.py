@@ -89,7 +89,7 @@ def test_the_world_model_trains_on_it(made, tmp_path):
     assert encode_episodes(network, made.out) == 1
     loop = LoopConfig(tmp_path / "world-model", max_steps=3, warmup=1, log_every=1)
     figures = train_world_model(
-        WorldModelConfig(loop, tmp_path / "autoencoder", made.out, made.out, batch=2, pixel_frames=1)
+        WorldModelConfig(loop, tmp_path / "autoencoder", (made.out,), made.out, batch=2, pixel_frames=1)
     )
     assert np.isfinite([figures[name] for name in ("observed", "all", "restored")]).all()  # nothing moves
     assert json.loads((tmp_path / "world-model" / "progress.json").read_text())["step"] == 3

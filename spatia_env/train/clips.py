@@ -77,16 +77,18 @@ class EncodedEpisode:
         latents = load_file(path.with_suffix(".latents"))
         self.frames, self.render = latents["frames"], latents["render"]
         self.planes, self.moving = latents["planes"], latents["moving"]
+        # Of a played episode (`rollouts`): its own frames are given, and not all of the truth is asked for.
+        self.own, self.trust = latents.get("own", self.frames), latents.get("trust")
         self.file = EpisodeStore.open_path(path)
         self.clips = self.file.meta["clips"]
         self.references = self.file.get("references", slice(None))
 
 
 class ClipStore:
-    """The encoded episodes of a folder; `refresh` takes in those that have come since."""
+    """The encoded episodes of some folders; `refresh` takes in those that have come since."""
 
-    def __init__(self, folder: Path, limit: int | None = None) -> None:
-        self.folder, self.limit = folder, limit
+    def __init__(self, *folders: Path, limit: int | None = None) -> None:
+        self.folders, self.limit = folders, limit
         self.episodes: dict[Path, EncodedEpisode] = {}
         self.by_event: dict[str, list[tuple[EncodedEpisode, int]]] = {}
         self.encoder = SentenceTextEncoder()
@@ -98,13 +100,13 @@ class ClipStore:
         Raises:
             ActionError: The folder has no encoded episodes.
         """
-        for path in sorted(self.folder.glob("*.safetensors"))[: self.limit]:
+        for path in (p for folder in self.folders for p in sorted(folder.glob("*.safetensors"))[: self.limit]):
             if path not in self.episodes and path.with_suffix(".latents").exists():
                 self.episodes[path] = episode = EncodedEpisode(path)
                 for number, clip in enumerate(episode.clips):
                     self.by_event.setdefault(clip["event"], []).append((episode, number))
         if not self.episodes:
-            raise ActionError(f"{self.folder} has no encoded episodes; run `spatia train encode` first.")
+            raise ActionError(f"{self.folders[0]} has no encoded episodes; run `spatia train encode` first.")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -197,14 +199,17 @@ def latent_row(episode: EncodedEpisode, clip: int) -> dict:
     span = slice(1 + FRAMES * clip, 1 + FRAMES * (clip + 1))
     rendered = slice(FRAMES * clip, FRAMES * (clip + 1))
     before = [max(0, i) for i in range(span.start - PRECEDING, span.start)]
+    weight = 1 + MOVER_WEIGHT * episode.moving[span].float()[None]
+    if episode.trust is not None:
+        weight = weight * episode.trust[rendered].float()[None]
     return {
         "text": known_words(episode.clips[clip]),
         "clean": episode.frames[span].float().transpose(0, 1),
-        "preceding": episode.frames[before].float().transpose(0, 1),
-        "references": episode.frames[episode.references[clip]].float().transpose(0, 1),
+        "preceding": episode.own[before].float().transpose(0, 1),
+        "references": episode.own[episode.references[clip]].float().transpose(0, 1),
         "render": episode.render[rendered].float().transpose(0, 1),
         "planes": episode.planes[rendered].float().transpose(0, 1),
-        "weight": 1 + MOVER_WEIGHT * episode.moving[span].float()[None],
+        "weight": weight,
     }
 
 
@@ -212,7 +217,7 @@ def read_pixels(
     clips: list[tuple[EncodedEpisode, int]], picks: list[tuple[int, int]], forgets: list[bool] | None = None
 ) -> Pixels:
     """The pixels of frames `picks` (clip of the batch, frame of the clip); a map that is forgotten is black."""
-    parts: dict[str, list[Tensor]] = {name: [] for name in ("frames", "render", "known", "moving")}
+    parts: dict[str, list[Tensor]] = {name: [] for name in ("frames", "render", "known", "moving", "trust")}
     for row, time in picks:
         (episode, clip), lost = clips[row], bool(forgets and forgets[row])
         frame = 1 + FRAMES * clip + time
@@ -222,6 +227,8 @@ def read_pixels(
         parts["render"].append(torch.full_like(render, -1.0) if lost else render)
         parts["known"].append(torch.zeros_like(known) if lost else known)
         parts["moving"].append(episode.file.get("dynamic", frame))
+        asked = None if episode.trust is None else episode.file.get_at("trust", clip, time)
+        parts["trust"].append(torch.ones_like(known) if asked is None else asked)
     stacked = {name: torch.stack(tensors) for name, tensors in parts.items()}
     index = torch.tensor(picks)
     return Pixels(
@@ -230,7 +237,7 @@ def read_pixels(
         stacked["frames"],
         stacked["render"],
         stacked["known"].float()[:, None],
-        1 + MOVER_WEIGHT * stacked["moving"].float()[:, None],
+        (1 + MOVER_WEIGHT * stacked["moving"].float()[:, None]) * stacked["trust"].float()[:, None],
         stacked["moving"],
     )
 
@@ -289,6 +296,13 @@ def encode_episodes(autoencoder: TinyAutoencoder, folder: Path) -> int:
     return written
 
 
+def encode_images(autoencoder: TinyAutoencoder, images: Tensor) -> Tensor:
+    """Normalised latents [N, C, h, w] of images [N, 3, H, W] in [-1, 1]."""
+    # Forward convolutions are 2.6 times as fast in bfloat16 where the processor knows it; f16 is stored anyway.
+    with torch.autocast("cpu", torch.bfloat16, enabled=knows_bfloat16()):
+        return autoencoder.normalise(autoencoder.encode_raw(images).float())
+
+
 @torch.no_grad()
 def encode(autoencoder: TinyAutoencoder, path: Path) -> dict[str, Tensor]:
     """What `encode_episodes` writes for one episode."""
@@ -297,12 +311,14 @@ def encode(autoencoder: TinyAutoencoder, path: Path) -> dict[str, Tensor]:
     render = to_model(episode.get("render", slice(None)).flatten(0, 1))
     known = episode.get("known", slice(None)).flatten(0, 1).float()
     moving = episode.get("dynamic", slice(None)).float()
-    # Forward convolutions are 2.6 times as fast in bfloat16 where the processor knows it; f16 is stored anyway.
-    with torch.autocast("cpu", torch.bfloat16, enabled=knows_bfloat16()):
-        raw = autoencoder.encode_raw(torch.cat([frames, render])).float()
-    latents = autoencoder.normalise(raw)
+    latents = encode_images(autoencoder, torch.cat([frames, render]))
     size = (latents.shape[-2], latents.shape[-1])
-    return {
+    played = {}
+    if "own" in episode.file.keys():  # noqa: SIM118 - not a dict
+        trust = episode.get("trust", slice(None)).flatten(0, 1).float()
+        played["trust"] = F.adaptive_avg_pool2d(trust[:, None], size)[:, 0]
+        played["own"] = encode_images(autoencoder, to_model(episode.get("own", slice(None))))
+    return played | {
         "frames": latents[: len(frames)],
         "render": latents[len(frames) :],
         "planes": known_planes(known[None, None], *size)[0].transpose(0, 1),

@@ -39,8 +39,8 @@ class DistillConfig:
     """run folder of the trained world model"""
     autoencoder: Path = Path("runs/autoencoder")
     """run folder of the autoencoder that its training began with"""
-    data: Path = Path("runs/data/train")
-    """encoded episodes of the train split"""
+    data: tuple[Path, ...] = (Path("runs/data/train"),)
+    """folders of encoded episodes of the train split"""
     dev: Path = Path("runs/data/dev")
     """encoded episodes of the dev split"""
     dev_episodes: int = 12
@@ -72,10 +72,10 @@ def train_distill(config: DistillConfig) -> dict[str, float]:
     trainer = Trainer(model, config.loop)
     generator = torch.Generator().manual_seed(config.seed + trainer.step)
     rng = np.random.default_rng([config.seed, trainer.step])
-    store = ClipStore(config.data)
+    store = ClipStore(*config.data)
     blank = blank_latents(model.autoencoder, *store.size)
     batches = training_batches(store, config.batch, 1, config.forget_share, blank, rng)
-    dev = dev_batches(ClipStore(config.dev, config.dev_episodes))
+    dev = dev_batches(ClipStore(config.dev, limit=config.dev_episodes))
     return trainer.run(
         batches,
         lambda batch: distill_loss(model.transformer, teacher, batch, config, generator),

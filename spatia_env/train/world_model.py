@@ -62,8 +62,8 @@ class WorldModelConfig:
     )
     autoencoder: Path = Path("runs/autoencoder")
     """run folder of the trained autoencoder"""
-    data: Path = Path("runs/data/train")
-    """episode files of the train split"""
+    data: tuple[Path, ...] = (Path("runs/data/train"),)
+    """folders of episode files: recorded, of posed videos, played (`rollouts`)"""
     dev: Path = Path("runs/data/dev")
     """episode files of the dev split"""
     dev_episodes: int = 12
@@ -108,10 +108,10 @@ def train_world_model(config: WorldModelConfig) -> dict[str, float]:
     )
     generator.manual_seed(config.seed + trainer.step)
     rng = np.random.default_rng([config.seed, trainer.step])
-    store = ClipStore(config.data)
+    store = ClipStore(*config.data)
     blank = blank_latents(model.autoencoder, *store.size)
     batches = training_batches(store, config.batch, config.pixel_frames, config.forget_share, blank, rng)
-    dev = dev_batches(ClipStore(config.dev, config.dev_episodes))
+    dev = dev_batches(ClipStore(config.dev, limit=config.dev_episodes))
     crops = photo_batches("train", config.photos, min(store.size), rng)
     return trainer.run(
         zip(batches, crops, strict=True),
