@@ -64,7 +64,7 @@ class SimulatedEnv(SpatiaEnv):
         self._truth = depth, dynamic
         return torch.from_numpy(np.stack([shot.rgb for shot in shots]))
 
-    def _truth_of(self, *given: Any) -> Geometry:
+    def _truth_of(self, *given: Any, **options: Any) -> Geometry:
         assert self._truth is not None
         depth, dynamic = self._truth
         return Geometry(depth, (depth > 0).float(), dynamic)

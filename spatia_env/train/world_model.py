@@ -115,7 +115,7 @@ def train_world_model(config: WorldModelConfig) -> dict[str, float]:
     crops = photo_batches("train", config.photos, min(store.size), rng)
     return trainer.run(
         zip(batches, crops, strict=True),
-        lambda both: world_loss(model, *both, config, generator),
+        lambda both: world_loss(model, both[0], both[1], config, generator),
         lambda: evaluate(model, dev),
     )
 
