@@ -14,6 +14,7 @@ from spatia_env.train.autoencoder import load_trained
 from spatia_env.train.clips import ClipStore, dev_batches, encode_episodes, known_words, training_batches
 from spatia_env.train.data import DataConfig, render_data
 from spatia_env.train.episodes import EpisodeConfig
+from spatia_env.train.geometry import load_trained as load_geometry
 from spatia_env.train.loop import LoopConfig, Trainer
 from spatia_env.train.unpack import UnpackConfig, unpack
 from spatia_env.train.world_model import (
@@ -155,11 +156,13 @@ def test_a_clip_is_read_in_known_words_with_what_stands_behind_them():
 
 
 def test_a_packaged_checkpoint_unpacks_to_runs_that_go_on(tmp_path):
-    stages = ("autoencoder", "world-model")
+    stages = ("autoencoder", "geometry", "world-model")
     unpack(UnpackConfig(runs=tmp_path, stages=stages))
     state = load_file(tmp_path / "world-model" / "state.safetensors")
     shipped = load_file(PACKAGED / TINY / "transformer.safetensors")
     assert {n.removeprefix("model.transformer.") for n in state if ".transformer." in n} == set(shipped)
+    network = load_geometry(tmp_path / "geometry").state_dict()
+    assert network.keys() == load_file(PACKAGED / TINY / "geometry.safetensors").keys()
     model = WorldModel(tiny_transformer(), load_trained(tmp_path / "autoencoder"))
     trainer = Trainer(model, LoopConfig(out=tmp_path / "world-model"))
     assert trainer.step > 0 and trainer.fresh_from == trainer.step

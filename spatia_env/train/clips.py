@@ -100,7 +100,9 @@ class ClipStore:
         Raises:
             ActionError: The folder has no encoded episodes.
         """
-        for path in (p for folder in self.folders for p in sorted(folder.glob("*.safetensors"))[: self.limit]):
+        for path in (
+            p for folder in self.folders for p in sorted(folder.glob("*.safetensors"))[: self.limit]
+        ):
             if path not in self.episodes and path.with_suffix(".latents").exists():
                 self.episodes[path] = episode = EncodedEpisode(path)
                 for number, clip in enumerate(episode.clips):

@@ -63,11 +63,15 @@ def train_geometry(config: GeometryConfig) -> dict[str, float]:
 
 
 def load_trained(run: Path) -> TinyGeometry:
-    """The geometry network of a run folder, with averaged weights."""
-    model = TinyGeometry()
+    """The geometry network of a run folder, with averaged weights, as deep as these are."""
     state = load_file(run / "state.safetensors")
     weights = {n[6:]: t for n, t in state.items() if n.startswith("model.")}
     weights |= {n[8:]: t for n, t in state.items() if n.startswith("average.")}
+    fine, middle, coarse = (
+        len({name.split(".")[1] for name in weights if name.startswith(f"{part}.")})
+        for part in ("fine_down", "middle_down", "coarse")
+    )
+    model = TinyGeometry(blocks=(fine, middle, coarse))
     model.load_state_dict(weights)
     return model.to(memory_format=torch.channels_last).eval()
 

@@ -37,14 +37,13 @@ class ShipConfig:
 
 def ship(config: ShipConfig) -> dict[str, float]:
     """Write the checkpoint folder; returns its size in MB and the parameter counts in millions."""
-    from spatia_env.slam.geometry import TinyGeometry
     from spatia_env.train.autoencoder import load_trained
+    from spatia_env.train.geometry import load_trained as load_geometry
     from spatia_env.train.world_model import WorldModel, tiny_transformer
 
     world = WorldModel(tiny_transformer(), load_trained(config.runs / "autoencoder"))
     world.load_state_dict(averaged_state(config.runs / "world-model"))
-    geometry = TinyGeometry()
-    geometry.load_state_dict(averaged_state(config.runs / "geometry"))
+    geometry = load_geometry(config.runs / "geometry")
     parts = {"transformer": world.transformer, "autoencoder": world.autoencoder, "geometry": geometry}
     config.out.mkdir(parents=True, exist_ok=True)
     sizes = {}
@@ -96,9 +95,9 @@ def _write_card(config: ShipConfig, sizes: dict[str, float], total: float) -> No
     (config.out / "README.md").write_text(CARD.format(rows="\n".join(rows), total=round(total, 1)))
 
 
-def _progress(run: Path) -> dict[str, float]:
+def _progress(run: Path) -> dict[str, Any]:
     progress = json.loads((run / "progress.json").read_text())
-    return {"steps": progress["step"], "seconds": progress["seconds"]}
+    return {"steps": progress["step"], "seconds": progress["seconds"], "figures": _last_figures(run)}
 
 
 def _steps(run: Path) -> str:
@@ -107,12 +106,17 @@ def _steps(run: Path) -> str:
 
 
 def _figures(run: Path) -> str:
-    last: dict[str, str] = {}
+    return ", ".join(f"{name} {value:.3g}" for name, value in _last_figures(run).items())
+
+
+def _last_figures(run: Path) -> dict[str, float]:
+    """The last dev figures of a run's log."""
+    last: dict[str, float] = {}
     with open(run / "log.csv", newline="") as file:
         for _, _, name, value in csv.reader(file):
             if name.startswith("dev_"):
-                last[name[4:]] = value
-    return ", ".join(f"{name} {float(value):.3g}" for name, value in last.items())
+                last[name[4:]] = float(value)
+    return last
 
 
 CARD = """# spatia-tiny

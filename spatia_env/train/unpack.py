@@ -1,9 +1,10 @@
 """`spatia train unpack`: run folders from a checkpoint folder, to go on training from what was shipped.
 
-The inverse of `ship`: weights (float16 in the checkpoint), steps and minutes come back; what the optimisers
+The inverse of `ship`: weights (float16 in the checkpoint), steps, minutes and figures come back; what the optimisers
 remembered does not, so they begin anew.
 """
 
+import csv
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,12 @@ def unpack(config: UnpackConfig) -> list[str]:
         known = training.get(stage, {})
         progress = {"step": known.get("steps", 0), "seconds": known.get("seconds", 0.0)}
         (folder / "progress.json").write_text(json.dumps(progress))
+        rows = [
+            [progress["step"], progress["seconds"], f"dev_{n}", v]
+            for n, v in known.get("figures", {}).items()
+        ]
+        with open(folder / "log.csv", "w", newline="") as file:
+            csv.writer(file).writerows(rows)
     return [str(config.runs / stage) for stage in config.stages]
 
 
