@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from spatia_env.errors import CheckpointError
 from spatia_env.model.checkpoints import FORMAT
@@ -44,7 +44,11 @@ def ship(config: ShipConfig) -> dict[str, float]:
     world = WorldModel(tiny_transformer(), load_trained(config.runs / "autoencoder"))
     world.load_state_dict(averaged_state(config.runs / "world-model"))
     geometry = load_geometry(config.runs / "geometry")
-    parts = {"transformer": world.transformer, "autoencoder": world.autoencoder, "geometry": geometry}
+    parts: dict[str, nn.Module] = {
+        "transformer": world.transformer,
+        "autoencoder": world.autoencoder,
+        "geometry": geometry,
+    }
     config.out.mkdir(parents=True, exist_ok=True)
     sizes = {}
     for name, module in parts.items():
