@@ -175,8 +175,9 @@ def test_items_are_generated_in_the_exact_layout_and_kept(places, tmp_path_facto
     for folder in (static, dynamic):
         names = sorted(path.name for path in (folder / "frames").iterdir())
         assert names == [f"{i:03d}.png" for i in range(50)]
-        assert Image.open(folder / "frames" / "049.png").size == (48, 48)
-        assert Image.open(folder / "input_image.png").size == (48, 48)
+        for name in ("frames/049.png", "input_image.png"):
+            with Image.open(folder / name) as picture:
+                assert picture.size == (48, 48)
         assert (folder / "videos" / "output.mp4").stat().st_size > 0
         assert (folder / "time.txt").read_text().startswith("generate_time: ")
         data = json.loads((folder / "image_data.json").read_text())

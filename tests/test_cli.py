@@ -99,7 +99,8 @@ def test_info(capsys):
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_every_command_leads_to_a_main(name):
     """Read, not imported: some of the modules behind the verbs take seconds to load."""
-    path = Path(cli.__file__).parent.parent.joinpath(*cli.COMMANDS[name].module.split(".")).with_suffix(".py")
+    place = Path(cli.__file__).parent.parent.joinpath(*cli.COMMANDS[name].module.split("."))
+    path = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
     functions = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
     (main,) = [function for function in functions if function.name == "main"]
     assert [argument.arg for argument in main.args.args] == ["argv"]
