@@ -15,6 +15,7 @@ import numpy as np
 from spatia_env.errors import SpatiaError
 from spatia_env.viewer import markup, paths
 from spatia_env.viewer.jobs import Job
+from spatia_env.viewer.memory import give_back
 from spatia_env.viewer.panels_make import EditPanel, SpeakPanel, WalkPanel
 from spatia_env.viewer.panels_see import ClipPanel, SeePanel, TimelinePanel, WorldPanel
 from spatia_env.viewer.pictures import WIDTH
@@ -167,7 +168,8 @@ class Playground:
                 self.views.remove(client.client_id)
                 with outbox.sanctioned_dead_writes():
                     for widget in widgets:
-                        widget.remove()
+                        if not widget._impl.removed:
+                            widget.remove()
 
     def _furnish(self, client: Any) -> list[Any]:
         """A client's own widgets."""
@@ -181,6 +183,7 @@ class Playground:
     def _left(self, client: Any) -> None:
         self.views.remove(client.client_id)
         self.session.queue.drop(client.client_id)
+        give_back()
 
     def _walk_to(self, view: View) -> None:
         start, end, count = self.session.now.state.c2w, view.c2w, self.session.num_frames

@@ -181,9 +181,12 @@ class Views:
         frame, _ = self._session.preview(view.c2w)
         height = round(self._width * frame.shape[0] / frame.shape[1])
         picture = enlarge(frame, self._width, height)
+        # A client may leave while its picture is on the way.
+        outbox = view.client._websock_connection.get_message_buffer()
         try:
             if view.client.client_id in self._views:
-                view.picture.image = picture
+                with outbox.sanctioned_dead_writes():
+                    view.picture.image = picture
                 view.previews += 1
         except RuntimeError:
             # viser refuses to draw for a client that left just now; the thread goes on for the others.
