@@ -5,6 +5,7 @@ steps, and a step that fails leaves nothing half done. It knows no model and no 
 """
 
 import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,9 +92,9 @@ class World:
         """Questions: `world.query.raycast()`, `visible`, `occupied`, `path`, `frontier`, `nearest_unseen`."""
         return WorldQueries(self)
 
-    def render(self, path: Tensor) -> Render:
-        """What the map looks like along `path` [T, 4, 4] (c2w)."""
-        return self.state.memory.render(path, self.state.K, *self.state.size)
+    def render(self, path: Tensor, layers: Collection[int] | None = None) -> Render:
+        """What the map looks like along `path` [T, 4, 4] (c2w); of some `layers` only, as in `export`."""
+        return self.state.memory.render(path, self.state.K, *self.state.size, layers)
 
     def retrieve(self, path: Tensor, view: Render, count: int) -> tuple[Tensor, list[float]]:
         """Reference frames u8 [R, H, W, 3] that overlap the path most, and their scores in [0, 1]."""

@@ -220,6 +220,20 @@ def test_updates_neither_carve_nor_change_edited_points():
     assert growth.carved >= len(ghost) // 2
 
 
+def test_a_render_may_show_what_was_observed_or_what_was_edited_alone():
+    wall = SceneMemory(voxel=0.02)
+    c2w = look_at(torch.tensor([0.0, 0.0, 1.0]), torch.tensor([1.0, 0.0, 1.0]))
+    k = intrinsics_from_fov(60, 48, 64)
+    depth = torch.full((1, 48, 64), 2.0)
+    wall, _ = wall.update(torch.full((1, 3, 48, 64), 0.5), depth, torch.ones_like(depth), c2w[None], k, 1)
+    painted, _ = recolor(wall, Box((2.0, 0.0, 1.0), (0.2, 0.6, 0.6)), (255, 0, 0), keep_shading=False)
+    both, observed, edited = (painted.render(c2w[None], k, 48, 64, layers) for layers in (None, [0], [1]))
+    assert not observed.known[0, 24, 32] and edited.known[0, 24, 32] and both.known[0, 24, 32]
+    assert observed.known[0, 2, 2] and not edited.known[0, 2, 2]
+    assert edited.rgb[0, 0, 24, 32] > 0.9 and edited.rgb[0, 1, 24, 32] < 0.1
+    assert not painted.render(c2w[None], k, 48, 64, []).known.any()
+
+
 def test_blocks_with_edits_are_evicted_last():
     memory = map_of_points([[x + 0.25, 0.25, 0.25] for x in range(4)], max_points=4)
     memory, _ = freeze(memory, Box((0.25, 0.25, 0.25), (0.1, 0.1, 0.1)))

@@ -6,7 +6,7 @@ module does not know where frames, depth or masks come from.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -85,9 +85,17 @@ class SceneMemory:
         """Points of all blocks that at least one camera `c2w` [V, 4, 4] has in its frustum."""
         return self._gather(self.visible_keys(c2w, K, height, width))
 
-    def render(self, c2w: Tensor, K: Tensor, height: int, width: int) -> Render:
-        """Render the map along `c2w` [V, 4, 4]; see `rendering.render_rows`."""
-        return render_rows(self.visible_points(c2w, K, height, width), c2w, K, height, width)
+    def render(
+        self, c2w: Tensor, K: Tensor, height: int, width: int, layers: Collection[int] | None = None
+    ) -> Render:
+        """Render the map along `c2w` [V, 4, 4]; see `rendering.render_rows`.
+
+        With `layers`, only points of these are drawn (0 observed, 1 written by edits), as in `export`.
+        """
+        rows = self.visible_points(c2w, K, height, width)
+        if layers is not None:
+            rows = rows[np.isin(rows["layer"], list(layers))]
+        return render_rows(rows, c2w, K, height, width)
 
     def update(
         self,
