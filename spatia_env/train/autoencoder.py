@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from spatia_env.errors import ActionError
 from spatia_env.model.autoencoder import TinyAutoencoder
 from spatia_env.train.data import EpisodeStore, frame_batches, to_model
-from spatia_env.train.loop import LoopConfig, Trainer
+from spatia_env.train.loop import LoopConfig, Trainer, averaged_state
 
 LATENT_NOISE = 0.05
 """Standard deviation, in units of the latents' own, of noise added before decoding: a smoother latent space."""
@@ -56,9 +55,7 @@ def train_autoencoder(config: AutoencoderConfig) -> dict[str, float]:
 def load_trained(run: Path) -> TinyAutoencoder:
     """The autoencoder of a run folder, with averaged weights."""
     model = TinyAutoencoder()
-    state = load_file(run / "state.safetensors")
-    weights = {n[6:]: t for n, t in state.items() if n.startswith("model.")}
-    weights |= {n[8:]: t for n, t in state.items() if n.startswith("average.")}
+    weights = averaged_state(run)
     model.load_state_dict(weights)
     return model.to(memory_format=torch.channels_last)
 

@@ -21,8 +21,7 @@ from spatia_env.errors import ActionError
 from spatia_env.model.conditioning import Conditions, add_noise, predict_clean
 from spatia_env.train.autoencoder import load_trained
 from spatia_env.train.clips import Batch, ClipStore, dev_batches, knows_bfloat16, training_batches
-from spatia_env.train.loop import LoopConfig, Trainer
-from spatia_env.train.ship import averaged_state
+from spatia_env.train.loop import LoopConfig, Trainer, averaged_state
 from spatia_env.train.world_model import WorldModel, blank_latents, tiny_transformer
 
 

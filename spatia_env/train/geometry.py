@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -15,7 +14,7 @@ from spatia_env.slam.geometry import Planes, TinyGeometry
 from spatia_env.train.data import EpisodeStore
 from spatia_env.train.geometry_data import Batch, geometry_batches, read_clip, read_picture
 from spatia_env.train.geometry_metrics import Tally
-from spatia_env.train.loop import LoopConfig, Trainer
+from spatia_env.train.loop import LoopConfig, Trainer, averaged_state
 
 MOVING_WEIGHT = 3.0
 """A missed mover spoils the map for good; a wall that waits one clip longer does not."""
@@ -64,9 +63,7 @@ def train_geometry(config: GeometryConfig) -> dict[str, float]:
 
 def load_trained(run: Path) -> TinyGeometry:
     """The geometry network of a run folder, with averaged weights, as deep as these are."""
-    state = load_file(run / "state.safetensors")
-    weights = {n[6:]: t for n, t in state.items() if n.startswith("model.")}
-    weights |= {n[8:]: t for n, t in state.items() if n.startswith("average.")}
+    weights = averaged_state(run)
     fine, middle, coarse = (
         len({name.split(".")[1] for name in weights if name.startswith(f"{part}.")})
         for part in ("fine_down", "middle_down", "coarse")

@@ -246,6 +246,13 @@ class _Averaged:
             parameter.data.copy_(self.trained[name])
 
 
+def averaged_state(run: Path) -> dict[str, Tensor]:
+    """The weights of a run with their averages in place of the last ones."""
+    state = load_file(run / "state.safetensors")
+    weights = {name[6:]: tensor for name, tensor in state.items() if name.startswith("model.")}
+    return weights | {name[8:]: tensor for name, tensor in state.items() if name.startswith("average.")}
+
+
 def _save_atomic(tensors: dict[str, Tensor], path: Path) -> None:
     temporary = path.with_suffix(".tmp")
     save_file({n: t.detach().contiguous() for n, t in tensors.items()}, temporary)

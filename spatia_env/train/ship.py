@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from spatia_env.errors import CheckpointError
 from spatia_env.model.checkpoints import FORMAT
 from spatia_env.model.pipeline import ClipShape
+from spatia_env.train.loop import averaged_state
 
 STAGES = {"autoencoder": "autoencoder", "geometry": "geometry", "world-model": "transformer"}
 
@@ -63,13 +64,6 @@ def ship(config: ShipConfig) -> dict[str, float]:
     _write_config(config, parts)
     _write_card(config, sizes, total)
     return {"mb": round(total, 2), **sizes}
-
-
-def averaged_state(run: Path) -> dict[str, Tensor]:
-    """The weights of a run with their averages in place of the last ones."""
-    state = load_file(run / "state.safetensors")
-    weights = {name[6:]: tensor for name, tensor in state.items() if name.startswith("model.")}
-    return weights | {name[8:]: tensor for name, tensor in state.items() if name.startswith("average.")}
 
 
 def _half(tensor: Tensor) -> Tensor:
