@@ -109,6 +109,7 @@ class Trainer:
                 last_eval = time.monotonic()
         figures = self._evaluate(evaluate)
         self.save()
+        self.processes.wait_for_all()
         bar.close()
         return figures
 

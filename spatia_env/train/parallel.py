@@ -5,6 +5,7 @@ so two processes with batches of 8 make the steps of one with batches of 16. Onl
 logs and saves. In a process that was not launched this way nothing happens.
 """
 
+import atexit
 import itertools
 import os
 from collections.abc import Iterable, Iterator
@@ -35,6 +36,8 @@ class Processes:
             # With GPUs it takes one a process, else gloo on the CPU.
             state = PartialState(cpu=not torch.cuda.is_available())
             self.count, self.index = state.num_processes, state.process_index
+            # Left open, its threads may outlive the interpreter and abort the process at its very end.
+            atexit.register(state.destroy_process_group)
 
     @property
     def is_main(self) -> bool:
@@ -64,3 +67,8 @@ class Processes:
             vote = vote.cuda()
         torch.distributed.all_reduce(vote, torch.distributed.ReduceOp.MIN)
         return bool(vote.item())
+
+    def wait_for_all(self) -> None:
+        """Return when every process has come this far: whoever leaves earlier takes its connections along."""
+        if self.count > 1:
+            torch.distributed.barrier()
