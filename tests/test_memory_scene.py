@@ -20,7 +20,8 @@ from spatia_env.errors import ActionError, WorldFullError
 from spatia_env.memory import blocks as blk
 from spatia_env.memory.carving import looked_through
 from spatia_env.memory.fusion import FINE_RADIUS, MAX_WEIGHT
-from spatia_env.memory.rendering import _render_points_reference, render_points
+from spatia_env.memory.rendering import render_points
+from spatia_env.memory.rendering_oracle import render_points_reference
 from spatia_env.memory.scene import Growth, SceneMemory
 
 
@@ -364,7 +365,7 @@ def test_renders_are_those_of_the_slow_renderer(seed):
     lens = intrinsics_from_fov(70, 11, 17)
     w2c = invert_se3(torch.stack([view_at(0.0, (-0.3, 0.1, 0.0)), view_at(0.5), view_at(math.pi)]))
     fast = render_points(points, rgb, radius, w2c, lens, 11, 17, weight)
-    slow = _render_points_reference(points, rgb, radius, w2c, lens, 11, 17, weight)
+    slow = render_points_reference(points, rgb, radius, w2c, lens, 11, 17, weight)
     assert torch.equal(fast.known, slow.known) and 0.05 < fast.known.float().mean() < 0.95
     assert (fast.rgb - slow.rgb).abs().max() < 1e-4 and (fast.depth - slow.depth).abs().max() < 1e-4
 

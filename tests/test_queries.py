@@ -13,7 +13,7 @@ from spatia_env.errors import ActionError, PoseError
 from spatia_env.memory import lookup
 from spatia_env.memory.exploration import find_path, frontier, nearest_unseen, seen_space
 from spatia_env.memory.queries import ball, free_distance, occupied, path_free, raycast, visible
-from spatia_env.memory.rendering import _render_points_reference
+from spatia_env.memory.rendering_oracle import render_points_reference
 from spatia_env.memory.scene import SceneMemory
 
 
@@ -166,9 +166,9 @@ def test_visible_is_what_the_slow_renderer_shows():
     rows = memory.points()
     position, radius = torch.from_numpy(rows["position"].copy()), torch.full((len(rows),), 0.05)
     w2c = torch.linalg.inv(view_at(0.0, (0.0, 0.0, 0.0)))[None]
-    depth = _render_points_reference(
-        position, torch.zeros(len(rows), 3), radius, w2c, K, HEIGHT, WIDTH
-    ).depth[0]
+    depth = render_points_reference(position, torch.zeros(len(rows), 3), radius, w2c, K, HEIGHT, WIDTH).depth[
+        0
+    ]
     expected = set()
     for point in position:
         x, y, z = (w2c[0, :3, :3] @ point + w2c[0, :3, 3]).tolist()
