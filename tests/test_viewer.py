@@ -23,7 +23,7 @@ from spatia_env.viewer.moments import MAX_MOMENTS, Clip, Moment, Timeline
 from spatia_env.viewer.player import FPS, Player
 from spatia_env.viewer.session import Session, place_of
 from spatia_env.viewer.stage import quaternion
-from spatia_env.viewer.views import Views, upright
+from spatia_env.viewer.views import View, Views, upright
 
 HOSTILE = (
     "<script>window.__pwned=1</script>",
@@ -561,6 +561,36 @@ def test_a_late_browser_is_not_taken_for_a_user_who_walks(session):
     views.close()
 
 
+def test_a_view_rests_sooner_where_the_browser_draws_quickly():
+    quick, slow = View(None), View(None)
+    for index in range(6):
+        quick.move(torch.eye(4), 1 + 0.02 * index)
+        slow.move(torch.eye(4), 1 + 0.15 * index)
+    assert quick.rests(quick.moved + 0.13) and not quick.rests(quick.moved + 0.1)
+    assert slow.rests(slow.moved + 0.46) and not slow.rests(slow.moved + 0.3)
+    assert not View(None).rests(1e9)  # it has not moved
+
+
+def test_a_view_that_rests_while_something_is_generated_is_walked_to_afterwards(session):
+    rested, hold = [], threading.Event()
+    views = Views(session, 32, rested.append)
+    walker = upright(session.now.state.c2w)
+    view = views.add(Client(walker), types.SimpleNamespace(image=None), walks=True)
+    view.placed = 0.0
+    job = session.queue.submit("a clip", None, lambda job: hold.wait(60))
+    aside = walker.clone()
+    aside[:3, 3] += torch.tensor([0.4, 0.0, 0.0])
+    view.client.say(Camera(aside))
+    views.tick(time.monotonic() + 1)
+    views.refresh()  # a clip has come meanwhile: the view stays where it was moved to
+    assert rested == [] and view.moved and float(pose_error(view.c2w, aside)[0]) < 1e-4
+    hold.set()
+    done(job)
+    views.tick(time.monotonic() + 1)
+    assert rested == [view] and not view.moved
+    views.close()
+
+
 class Gone:
     """A picture of a client that has left: viser refuses to change it."""
 
@@ -585,4 +615,24 @@ def test_a_client_that_left_does_not_end_the_previews_of_others(session):
             break
         time.sleep(0.02)
     assert view.previews == 1 and view.picture.image.shape[1] == 32
+    views.close()
+
+
+def test_a_preview_that_fails_is_printed_and_the_next_one_is_drawn(session, monkeypatch, capfd):
+    preview, fails = session.preview, iter([True])
+
+    def once_wrong(c2w):
+        if next(fails, False):
+            raise TypeError("oh")
+        return preview(c2w)
+
+    monkeypatch.setattr(session, "preview", once_wrong)
+    views = Views(session, 32, lambda view: None)
+    view = views.add(Client(session.now.state.c2w), types.SimpleNamespace(image=None), walks=True)
+    for _ in range(500):
+        if view.previews:
+            break
+        views.refresh()
+        time.sleep(0.02)
+    assert view.previews and "TypeError: oh" in capfd.readouterr().err
     views.close()

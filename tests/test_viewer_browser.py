@@ -90,7 +90,7 @@ def test_the_page_connects_and_shows_the_cloud_and_the_picture(browser, playgrou
 
 
 def test_walk_by_button_and_by_key(playground, page):
-    from spatia_env.bench.viewer_bench import settled
+    from spatia_env.viewer.measures import settled
 
     app, _ = playground
     idle(page, app)
@@ -227,7 +227,7 @@ def own_threads() -> int:
 
 @pytest.mark.slow
 def test_two_hundred_connects_leave_nothing_behind(playground):
-    from spatia_env.bench.viewer_bench import connect_once, settled
+    from spatia_env.viewer.measures import connect_once, settled
 
     app, url = playground
     assert settled(lambda: len(app.session.queue.pending())) == 0

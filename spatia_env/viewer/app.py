@@ -22,7 +22,7 @@ from spatia_env.viewer.pictures import WIDTH
 from spatia_env.viewer.player import Player
 from spatia_env.viewer.session import Session
 from spatia_env.viewer.stage import Stage
-from spatia_env.viewer.views import View, Views
+from spatia_env.viewer.views import View, Views, may_leave
 
 TICK = 0.06
 """Seconds between ticks; half a frame of the player."""
@@ -156,9 +156,8 @@ class Playground:
     def _arrived(self, client: Any) -> None:
         with self._arriving:  # a container of widgets is filled by one thread at a time
             # viser takes a client's widgets away when it leaves, also while they are being made.
-            outbox = client._websock_connection.get_message_buffer()
             try:
-                with outbox.sanctioned_dead_writes():
+                with may_leave(client):
                     widgets = self._furnish(client)
             except RuntimeError:
                 if client.client_id in self.server.get_clients():
@@ -166,7 +165,7 @@ class Playground:
                 widgets = []
             if client.client_id not in self.server.get_clients():
                 self.views.remove(client.client_id)
-                with outbox.sanctioned_dead_writes():
+                with may_leave(client):
                     for widget in widgets:
                         if not widget._impl.removed:
                             widget.remove()
@@ -187,8 +186,6 @@ class Playground:
 
     def _walk_to(self, view: View) -> None:
         start, end, count = self.session.now.state.c2w, view.c2w, self.session.num_frames
-        if self.session.queue.pending():
-            return  # the view will be walked to when it moves again; requests do not pile up behind a drag
         try:
             path = paths.to_view(start, end, count)
             self._asked.append(

@@ -7,7 +7,9 @@ moves quickly, or is slow to take its pictures, holds up nobody.
 
 import threading
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,8 +22,13 @@ from spatia_env.viewer.clouds import bounds
 from spatia_env.viewer.session import Session
 from spatia_env.viewer.stage import rotation_of
 
-REST_SECONDS = 0.35
-"""A view that has not moved for so long has been let go."""
+REST_SECONDS = (0.12, 0.5)
+"""A view that has not moved for so long, at least and at most, has been let go."""
+PAUSES = 3.0
+"""Between them: so many times as long as it last took from one place to the next. A browser says where its camera is
+50 times a second, or as often as it manages to draw."""
+UNKNOWN_PACE = 0.1
+"""Seconds from one place to the next, before a second one is known."""
 NEAR_METRES, NEAR_DEGREES = 0.02, 1.0
 """A view this close to the walker is the walker's."""
 LOOK_AT = 0.05
@@ -39,6 +46,7 @@ class View:
         walks: Whether a view that rests is walked to.
         free: Whether it looks around by itself for now, as from above; then it neither walks nor follows.
         moved: When it last moved, monotonic seconds; 0 when it has been dealt with.
+        pace: Seconds from one place to the next while it moves.
         c2w: Where it is [4, 4].
         picture: The widget that shows the preview.
         previews: How many have been sent.
@@ -50,11 +58,23 @@ class View:
     walks: bool = True
     free: bool = False
     moved: float = 0.0
+    pace: float = UNKNOWN_PACE
     c2w: Tensor = field(default_factory=lambda: torch.eye(4))
     picture: Any = None
     previews: int = 0
     placed: float = 0.0
     reported: Tensor | None = None
+
+    def move(self, c2w: Tensor, now: float) -> None:
+        """Stand somewhere else from a moment on."""
+        # The slowest of late counts: one that was drawn quickly does not end a slow movement.
+        self.pace = max(now - self.moved, 0.7 * self.pace) if self.moved else UNKNOWN_PACE
+        self.c2w, self.moved = c2w, now
+
+    def rests(self, now: float) -> bool:
+        """Whether it was moved and has been let go."""
+        least, most = REST_SECONDS
+        return self.moved > 0 and now - self.moved > min(max(PAUSES * self.pace, least), most)
 
 
 class Views:
@@ -111,9 +131,11 @@ class Views:
             self._ask(view)
 
     def tick(self, now: float) -> None:
-        """Report views that have come to rest."""
+        """Report views that have come to rest; what is being generated is waited for."""
+        if self._session.queue.pending():
+            return
         for view in tuple(self._views.values()):
-            if view.walks and not view.free and view.moved and now - view.moved > REST_SECONDS:
+            if view.walks and not view.free and view.rests(now):
                 view.moved = 0.0
                 if not self.is_at_walker(view):
                     self._rested(view)
@@ -154,8 +176,9 @@ class Views:
             view.placed = 0.0
         if _near(new, view.c2w, 1e-4, 1e-2):
             return
-        view.c2w = new
-        view.moved = 0.0 if self.is_at_walker(view) else now
+        view.move(new, now)
+        if self.is_at_walker(view):
+            view.moved = 0.0
         self._ask(view)
 
     def _ask(self, view: View) -> None:
@@ -173,7 +196,10 @@ class Views:
                     return
                 client_id = next(iter(self._pending))
                 view = self._pending.pop(client_id)
-            self._show(view)
+            try:
+                self._show(view)
+            except Exception:  # noqa: BLE001 - the thread serves all clients and must outlive any picture
+                traceback.print_exc()
 
     def _show(self, view: View) -> None:
         from spatia_env.viewer.pictures import enlarge
@@ -181,16 +207,21 @@ class Views:
         frame, _ = self._session.preview(view.c2w)
         height = round(self._width * frame.shape[0] / frame.shape[1])
         picture = enlarge(frame, self._width, height)
-        # A client may leave while its picture is on the way.
-        outbox = view.client._websock_connection.get_message_buffer()
         try:
             if view.client.client_id in self._views:
-                with outbox.sanctioned_dead_writes():
+                with may_leave(view.client):
                     view.picture.image = picture
                 view.previews += 1
         except RuntimeError:
             # viser refuses to draw for a client that left just now; the thread goes on for the others.
             self.remove(view.client.client_id)
+
+
+@contextmanager
+def may_leave(client: Any) -> Iterator[None]:
+    """Write to a client that may leave meanwhile: what is written after that goes nowhere, and is no fault."""
+    with client._websock_connection.get_message_buffer().sanctioned_dead_writes():
+        yield
 
 
 def _near(a: Tensor, b: Tensor, metres: float = NEAR_METRES, degrees: float = NEAR_DEGREES) -> bool:
