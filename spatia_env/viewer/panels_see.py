@@ -151,19 +151,25 @@ class TimelinePanel:
         self._drawing = gui.add_html(markup.tree(app.session.timeline))
         options = self._options()
         self._moment = gui.add_dropdown("moment", options, initial_value=options[-1])
+        self._followed = options[-1]
         self._other = gui.add_dropdown("with", options, initial_value=options[0])
         buttons = ("jump here", "play", "compare") if not app.session.read_only else ("play", "compare")
         row = gui.add_button_group("", buttons)
         row.on_click(lambda event: self._act(event, row.value))
 
     def changed(self) -> None:
-        """The tree has grown, or now is elsewhere."""
+        """The tree has grown, or now is elsewhere: what is chosen follows, unless it is another moment by choice."""
         options = self._options()
         timeline = self._app.session.timeline
+        chosen, other = self._moment.value, self._other.value
         for box in (self._moment, self._other):
             if tuple(box.options) != options:
                 box.options = options
-        self._moment.value = options[timeline.now_id]
+        if chosen == self._followed or chosen not in options:
+            chosen = options[timeline.now_id]
+        self._followed = options[timeline.now_id]
+        self._moment.value = chosen
+        self._other.value = other if other in options else options[0]
         self._app._set(self._drawing, markup.tree(timeline))
 
     def _options(self) -> tuple[str, ...]:
