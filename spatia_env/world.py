@@ -17,6 +17,7 @@ from torch import Tensor
 from spatia_env.cameras import pose_error
 from spatia_env.errors import WorldFormatError
 from spatia_env.ledger import Conditions, LedgerRow
+from spatia_env.memory.free_space import seen_through
 from spatia_env.memory.keyframes import Keyframe, select_references
 from spatia_env.memory.rendering import Render
 from spatia_env.memory.scene import Growth, SceneMemory
@@ -134,6 +135,9 @@ class World:
         memory, growth, keyframes = state.memory, Growth(), state.keyframes
         if write and self.remembers:
             rgb = frames.movedim(-1, 1).float() / 255
+            opens = ~view.known & (depth > 0) & (weight > 0)
+            empty = seen_through(depth, opens, path, state.K, state.keyframes)
+            weight = torch.where(empty, 0.0, weight)
             keyframes = _extended(keyframes, frames, torch.where(weight > 0, depth, 0), path, step)
             new = standing(depth, view.depth * view.known, path, state.K, keyframes, step)
             memory, growth = memory.update(rgb, depth, weight, path, state.K, step, view.known & ~new)

@@ -19,7 +19,7 @@ from spatia_env.cameras import intrinsics_from_fov, invert_se3, pixel_rays
 from spatia_env.errors import ActionError, WorldFullError
 from spatia_env.memory import blocks as blk
 from spatia_env.memory.carving import looked_through
-from spatia_env.memory.fusion import FINE_RADIUS, MAX_WEIGHT
+from spatia_env.memory.fusion import ECHO, FINE_RADIUS, MAX_WEIGHT
 from spatia_env.memory.rendering import render_points
 from spatia_env.memory.rendering_oracle import render_points_reference
 from spatia_env.memory.scene import Growth, SceneMemory
@@ -80,13 +80,13 @@ class SlowMap:
                 continue
             point = (c2w[t, :3, :3] @ (rays[row, column] * z) + c2w[t, :3, 3]).numpy()
             radius = z / float(K[0, 0])
-            quality = w * min(FINE_RADIUS / radius, 2.0) ** 2
+            opens = confirm_only is None or not bool(confirm_only[t, row, column])
+            quality = (1 if opens else ECHO) * w * min(FINE_RADIUS / radius, 2.0) ** 2
             cell = tuple(np.floor(point.astype(np.float64) / self.voxel).astype(int).tolist())
             entry = sums.setdefault(cell, [0.0, np.zeros(3), np.zeros(3), math.inf, 0, False])
             entry[0] += quality
             entry[1] = entry[1] + quality * point.astype(float)
             entry[2] = entry[2] + quality * rgb[t, :, row, column].numpy().astype(float)
-            opens = confirm_only is None or not bool(confirm_only[t, row, column])
             entry[3], entry[4] = min(entry[3], radius if opens else math.inf), entry[4] + 1
             entry[5] |= opens
         added = confirmed = 0

@@ -16,6 +16,11 @@ MAX_WEIGHT = 64.0
 """Accumulated confidence is capped, so that a world can still change after many views."""
 FINE_RADIUS = 0.01
 """Metres: a sample this fine counts fully; coarser ones by the square of the ratio (their solid angle)."""
+ECHO = 0.01
+"""What a sample of known surface counts. A clip was made after the map's own render: where it shows what the map
+knows, it repeats the map, a little blurred, and is hardly evidence. At full weight every walk wears the map out: 1 to
+3.5 dB of a loop's last picture over 16 clips.
+"""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ def observe(
     radius = z / float(K[0, 0])
     quality = weight[index].numpy() * np.minimum(FINE_RADIUS / radius, 2.0) ** 2
     only = np.zeros(len(z), bool) if confirm_only is None else confirm_only[index].numpy()
+    quality *= np.where(only, np.float32(ECHO), np.float32(1))
     block, local = blk.locate(position, voxel, voxels_per_side)
     order = np.argsort(block * np.int64(voxels_per_side**3) + local, kind="stable")
     arrays = (block, local, position, colour, quality.astype(np.float32), radius.astype(np.float32), only)
