@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from spatia_env.errors import ActionError
 from spatia_env.model.autoencoder import TinyAutoencoder
 from spatia_env.train.data import EpisodeStore, frame_batches, to_model
+from spatia_env.train.devices import device_of
 from spatia_env.train.loop import LoopConfig, Trainer, averaged_state
 
 LATENT_NOISE = 0.05
@@ -133,6 +134,7 @@ def evaluate(model: TinyAutoencoder, config: AutoencoderConfig) -> dict[str, flo
 
 def reconstruction_psnr(model: TinyAutoencoder, images: Tensor) -> float:
     """Mean over images [N, 3, H, W] in [-1, 1] of the PSNR of decode(encode(x)), colours clamped."""
+    images = images.to(device_of(model))
     restored = model.decode_raw(model.encode_raw(images)).clamp(-1, 1)
     mse = ((restored - images) / 2).square().mean((1, 2, 3))
     return float((-10 * torch.log10(mse.clamp_min(1e-8))).mean())

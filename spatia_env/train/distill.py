@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from spatia_env.errors import ActionError
 from spatia_env.model.conditioning import Conditions, add_noise, predict_clean
-from spatia_env.train.autoencoder import load_trained
 from spatia_env.train.clips import Batch, ClipStore, dev_batches, knows_bfloat16, training_batches
-from spatia_env.train.loop import LoopConfig, Trainer, averaged_state
-from spatia_env.train.world_model import WorldModel, blank_latents, tiny_transformer
+from spatia_env.train.devices import to_device
+from spatia_env.train.loop import LoopConfig, Trainer
+from spatia_env.train.world_model import begin_transformer, blank_latents, load_world_model, size_of
 
 
 @dataclass(frozen=True)
@@ -64,17 +64,21 @@ def train_distill(config: DistillConfig) -> dict[str, float]:
         ActionError: Levels that are none, or the student's are not fewer than the teacher's.
     """
     check_levels(config.sigmas, config.teacher_sigmas)
-    model = WorldModel(tiny_transformer(), load_trained(config.autoencoder))
-    model.load_state_dict(averaged_state(config.teacher))
+    size = size_of(config.teacher)
+    begin_transformer(config.loop.out, size)
+    model = load_world_model(config.teacher, config.autoencoder)
     model.autoencoder.requires_grad_(False)
-    teacher = copy.deepcopy(model.transformer).requires_grad_(False).eval()
+    teacher = copy.deepcopy(model.transformer).requires_grad_(False).eval().to(config.loop.device)
     trainer = Trainer(model, config.loop)
     generator = torch.Generator().manual_seed(config.seed + trainer.step)
     rng = np.random.default_rng([config.seed, trainer.step])
     store = ClipStore(*config.data)
     blank = blank_latents(model.autoencoder, *store.size)
     batches = training_batches(store, config.batch, 1, config.forget_share, blank, rng)
-    dev = dev_batches(ClipStore(config.dev, limit=config.dev_episodes))
+    dev = [
+        to_device(batch, trainer.device)
+        for batch in dev_batches(ClipStore(config.dev, limit=config.dev_episodes))
+    ]
     return trainer.run(
         batches,
         lambda batch: distill_loss(model.transformer, teacher, batch, config, generator),
@@ -97,7 +101,7 @@ def distill_loss(
 ) -> tuple[Tensor, dict[str, float]]:
     """Error of the student at one of its levels against the teacher's clip of the same noise, and the true clip."""
     conditions = batch.conditions
-    noise = torch.randn(batch.clean.shape, generator=generator)
+    noise = torch.randn(batch.clean.shape, generator=generator).to(batch.clean.device)
     number = int(torch.randint(len(config.sigmas), (1,), generator=generator))
     with torch.no_grad():
         noisy = arrive(student, conditions, config.sigmas[: number + 1], noise)
@@ -132,13 +136,16 @@ def arrive(
         clean = _predict(transformer, noisy, coarser, conditions)
         if coarser < 1:
             kept = (noisy - (1 - coarser) * clean) / coarser
-        noisy = add_noise(clean, kept, torch.full((len(clean),), level))
+        noisy = add_noise(clean, kept, torch.full((len(clean),), level, device=clean.device))
     return noisy
 
 
 def _predict(transformer: nn.Module, noisy: Tensor, level: float, conditions: Conditions) -> Tensor:
-    levels = torch.full((len(noisy),), level)
-    with warnings.catch_warnings(), torch.autocast("cpu", torch.bfloat16, enabled=knows_bfloat16()):
+    levels = torch.full((len(noisy),), level, device=noisy.device)
+    with (
+        warnings.catch_warnings(),
+        torch.autocast(noisy.device.type, torch.bfloat16, enabled=knows_bfloat16()),
+    ):
         # norms keep float32 weights, as they should
         warnings.filterwarnings("ignore", message="Mismatch dtype")
         return predict_clean(transformer, noisy, levels, conditions).float()
@@ -155,7 +162,8 @@ def distances(
     """
     sums: dict[str, list[float]] = {}
     for number, batch in enumerate(batches):
-        noise = torch.randn(batch.clean.shape, generator=torch.Generator().manual_seed(number))
+        own = torch.Generator().manual_seed(number)
+        noise = torch.randn(batch.clean.shape, generator=own).to(batch.clean.device)
         few = sample(student, batch.conditions, config.sigmas, noise)
         many = sample(teacher, batch.conditions, config.teacher_sigmas, noise)
         naive = sample(teacher, batch.conditions, config.sigmas, noise)

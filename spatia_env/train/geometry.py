@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from spatia_env.errors import ActionError
-from spatia_env.slam.geometry import Planes, TinyGeometry
+from spatia_env.slam.geometry import Geometry, Planes, TinyGeometry
 from spatia_env.train.data import EpisodeStore
-from spatia_env.train.geometry_data import Batch, geometry_batches, read_clip, read_picture
+from spatia_env.train.devices import device_of, to_device
+from spatia_env.train.geometry_data import Batch, Clip, geometry_batches, read_clip, read_picture
 from spatia_env.train.geometry_metrics import Tally
 from spatia_env.train.loop import LoopConfig, Trainer, averaged_state
 
@@ -89,7 +90,7 @@ def geometry_loss(said: Planes, batch: Batch) -> tuple[Tensor, dict[str, float]]
     gate = F.binary_cross_entropy(said.keep.clamp(1e-4, 1 - 1e-4), batch.agrees.float(), reduction="none")
     gate = _mean(gate, valid * batch.known)
     moving = F.binary_cross_entropy_with_logits(
-        said.dynamic, batch.dynamic.float(), pos_weight=torch.tensor(MOVING_WEIGHT)
+        said.dynamic, batch.dynamic.float(), pos_weight=said.dynamic.new_tensor(MOVING_WEIGHT)
     )
     loss = depth + 0.5 * edges + 0.05 * sureness + 0.1 * gate + moving
     parts = {"depth": depth, "edges": edges, "sureness": sureness, "gate": gate, "moving": moving}
@@ -115,14 +116,19 @@ def evaluate(model: TinyGeometry, config: GeometryConfig) -> dict[str, float]:
     """Figures over the dev clips (maps as stored) and first pictures; see `Tally.figures`."""
     store = EpisodeStore(config.dev)
     tally, with_ground, without = Tally(), Tally(), Tally()
+
+    def estimate(clip: Clip, ground: float | None = None) -> Geometry:
+        said = model(*to_device(clip.seen(), device_of(model)), ground=ground)
+        return to_device(said, torch.device("cpu"))
+
     for index in range(min(config.dev_episodes, len(store))):
         episode = store.open(index)
         for number in range(episode.num_clips):
             clip = read_clip(episode, number)
-            tally.add(model(*clip.seen(), ground=0.0), clip.depth, clip.dynamic, clip.known)
+            tally.add(estimate(clip, 0.0), clip.depth, clip.dynamic, clip.known)
         picture = read_picture(episode, 0)
-        with_ground.add(model(*picture.seen(), ground=0.0), picture.depth, picture.dynamic, picture.known)
-        without.add(model(*picture.seen()), picture.depth, picture.dynamic, picture.known)
+        with_ground.add(estimate(picture, 0.0), picture.depth, picture.dynamic, picture.known)
+        without.add(estimate(picture), picture.depth, picture.dynamic, picture.known)
     figures = tally.figures()
     figures["absrel_picture"] = with_ground.figures()["absrel"]
     figures["absrel_picture_no_ground"] = without.figures()["absrel"]

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from spatia_env.train.devices import to_device
 from spatia_env.train.parallel import Processes
 
 
@@ -52,6 +53,8 @@ class LoopConfig:
     """steps between rows of the log"""
     bf16: bool = False
     """compute losses under bfloat16 autocast (worth it on a GPU; convolutions on a CPU get slower)"""
+    device: str = "cpu"
+    """where networks and batches go: "cpu", "cuda", "cuda:1" """
 
 
 Loss = Callable[[Any], tuple[Tensor, dict[str, float]]]
@@ -63,11 +66,10 @@ class Trainer:
     """Trains `model` on `batches`; see `LoopConfig`. `evaluate` is called with the averaged weights in place."""
 
     def __init__(self, model: nn.Module, config: LoopConfig, pace: Pace = lambda name: 1.0) -> None:
-        self.model, self.config = model, config
+        self.model, self.config, self.device = model.to(config.device), config, torch.device(config.device)
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.average = {n: p.detach().clone() for n, p in self.parameters.items()}
         self.optimizers = _optimizers(self.parameters, config, pace)
-        self.device_type = next(iter(self.parameters.values())).device.type
         self.step, self.seconds, self.fresh_from = 0, 0.0, 0
         self.processes = Processes()
         config.out.mkdir(parents=True, exist_ok=True)
@@ -88,8 +90,8 @@ class Trainer:
             self.step < config.max_steps and time.monotonic() - start < config.minutes * 60
         ):
             self._set_rate((time.monotonic() - start) / (config.minutes * 60))
-            batch = next(batches)
-            with torch.autocast(self.device_type, torch.bfloat16, enabled=config.bf16):
+            batch = to_device(next(batches), self.device)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=config.bf16):
                 value, parts = loss(batch)
             self._descend(value)
             for name, part in {"loss": value.item(), **parts}.items():
@@ -198,8 +200,12 @@ class Trainer:
             wanted = MOMENTS[type(optimizer)]
             for parameter in (p for group in optimizer.param_groups for p in group["params"]):
                 found = {key: moments.get(f"{names[id(parameter)]}|{key}") for key in wanted}
-                if all(value is not None for value in found.values()):
-                    optimizer.state[parameter] = found
+                whole = {key: value for key, value in found.items() if value is not None}
+                if len(whole) == len(wanted):
+                    # AdamW counts its steps on the CPU.
+                    optimizer.state[parameter] = {
+                        key: value if key == "step" else value.to(self.device) for key, value in whole.items()
+                    }
 
 
 MOMENTS: dict[type, tuple[str, ...]] = {
@@ -256,5 +262,5 @@ def averaged_state(run: Path) -> dict[str, Tensor]:
 
 def _save_atomic(tensors: dict[str, Tensor], path: Path) -> None:
     temporary = path.with_suffix(".tmp")
-    save_file({n: t.detach().contiguous() for n, t in tensors.items()}, temporary)
+    save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, temporary)
     os.replace(temporary, path)

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from spatia_env.errors import CheckpointError
 from spatia_env.model.checkpoints import FORMAT
 from spatia_env.model.pipeline import ClipShape
-from spatia_env.train.loop import averaged_state
 
 STAGES = {"autoencoder": "autoencoder", "geometry": "geometry", "world-model": "transformer"}
 
@@ -34,16 +33,20 @@ class ShipConfig:
     """noise levels of the sampler, falling from 1"""
     limit_mb: float = 40.0
     """largest size of all weights together"""
+    world_model: str = "world-model"
+    """which run in `runs` is packed as the world model, e.g. "distilled" (with its --sigmas)"""
+
+    def run_of(self, stage: str) -> Path:
+        """The run folder of a stage."""
+        return self.runs / (self.world_model if stage == "world-model" else stage)
 
 
 def ship(config: ShipConfig) -> dict[str, float]:
     """Write the checkpoint folder; returns its size in MB and the parameter counts in millions."""
-    from spatia_env.train.autoencoder import load_trained
     from spatia_env.train.geometry import load_trained as load_geometry
-    from spatia_env.train.world_model import WorldModel, tiny_transformer
+    from spatia_env.train.world_model import load_world_model
 
-    world = WorldModel(tiny_transformer(), load_trained(config.runs / "autoencoder"))
-    world.load_state_dict(averaged_state(config.runs / "world-model"))
+    world = load_world_model(config.run_of("world-model"), config.runs / "autoencoder")
     geometry = load_geometry(config.runs / "geometry")
     parts: dict[str, nn.Module] = {
         "transformer": world.transformer,
@@ -76,7 +79,7 @@ def _write_config(config: ShipConfig, parts: dict[str, Any]) -> None:
         "name": config.out.name,
         "shape": asdict(ClipShape()),
         "sigmas": list(config.sigmas),
-        "training": {stage: _progress(config.runs / stage) for stage in STAGES},
+        "training": {stage: _progress(config.run_of(stage)) for stage in STAGES},
         **{
             name: {k: v for k, v in part.config.items() if not k.startswith("_")}
             for name, part in parts.items()
@@ -88,7 +91,7 @@ def _write_config(config: ShipConfig, parts: dict[str, Any]) -> None:
 def _write_card(config: ShipConfig, sizes: dict[str, float], total: float) -> None:
     rows = []
     for stage, part in STAGES.items():
-        run = config.runs / stage
+        run = config.run_of(stage)
         rows.append(f"| {stage} | {sizes[f'{part}_parameters_m']} M | {_steps(run)} | {_figures(run)} |")
     (config.out / "README.md").write_text(CARD.format(rows="\n".join(rows), total=round(total, 1)))
 

@@ -6,8 +6,9 @@ remembered does not, so they begin anew.
 
 import csv
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,6 +17,7 @@ from torch import Tensor
 from spatia_env.errors import ActionError
 from spatia_env.model.checkpoints import PACKAGED, TINY, read_config
 from spatia_env.train.ship import STAGES
+from spatia_env.train.world_model import SIZE_FILE, TransformerSize
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ def unpack(config: UnpackConfig) -> list[str]:
         folder.mkdir(parents=True, exist_ok=True)
         state = {f"model.{name}": value for name, value in _weights(config.checkpoint, stage).items()}
         save_file(state, folder / "state.safetensors")
+        if stage == "world-model":
+            (folder / SIZE_FILE).write_text(json.dumps(_size(config.checkpoint)) + "\n")
         known = training.get(stage, {})
         progress = {"step": known.get("steps", 0), "seconds": known.get("seconds", 0.0)}
         (folder / "progress.json").write_text(json.dumps(progress))
@@ -61,6 +65,15 @@ def unpack(config: UnpackConfig) -> list[str]:
         with open(folder / "log.csv", "w", newline="") as file:
             csv.writer(file).writerows(rows)
     return [str(config.runs / stage) for stage in config.stages]
+
+
+def _size(checkpoint: Path) -> dict[str, Any]:
+    kept = read_config(checkpoint)["transformer"]
+    size = TransformerSize(
+        kept["num_attention_heads"], kept["attention_head_dim"], kept["ffn_dim"], kept["num_layers"],
+        tuple(kept["control_layers"]),
+    )  # fmt: skip
+    return asdict(size)
 
 
 def _weights(checkpoint: Path, stage: str) -> dict[str, Tensor]:

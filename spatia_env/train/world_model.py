@@ -6,14 +6,16 @@ settle on one clip. The decoder learns beside it: to show the clip from its pred
 still to restore a frame from its own latents alone.
 """
 
+import json
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from spatia_env.errors import ActionError
 from spatia_env.model.autoencoder import TinyAutoencoder
 from spatia_env.model.conditioning import add_noise, predict_clean, sample_few_steps
 from spatia_env.model.sentences import SentenceTextEncoder
@@ -27,25 +29,44 @@ from spatia_env.train.clips import (
     knows_bfloat16,
     training_batches,
 )
-from spatia_env.train.loop import LoopConfig, Trainer
+from spatia_env.train.devices import device_of, to_device
+from spatia_env.train.loop import LoopConfig, Trainer, averaged_state
 
+SIZE_FILE = "transformer.json"
 DECODER_PACE = 0.4
 """The decoder's share of the learning rate: it comes trained, and must not forget how to restore a frame."""
 
 
-def tiny_transformer() -> SpatiaTransformer3DModel:
-    """The embedded default's transformer, untrained."""
+@dataclass(frozen=True)
+class TransformerSize:
+    """How large the transformer is; the standard is the embedded default's 10 M."""
+
+    heads: int = 8
+    """attention heads"""
+    head_dim: int = 32
+    """channels of a head"""
+    ffn_dim: int = 768
+    """channels within a block's feed-forward part"""
+    layers: int = 7
+    """blocks"""
+    control_layers: tuple[int, ...] = (0, 2, 4)
+    """blocks into which the control branch feeds"""
+
+
+def tiny_transformer(size: TransformerSize | None = None) -> SpatiaTransformer3DModel:
+    """The embedded default's transformer, or one of another size, untrained."""
+    size = TransformerSize() if size is None else size
     return SpatiaTransformer3DModel(
         patch_size=(1, 2, 2),
-        num_attention_heads=8,
-        attention_head_dim=32,
+        num_attention_heads=size.heads,
+        attention_head_dim=size.head_dim,
         in_channels=48,
         out_channels=48,
         text_dim=SentenceTextEncoder.dim,
         freq_dim=128,
-        ffn_dim=768,
-        num_layers=7,
-        control_layers=(0, 2, 4),
+        ffn_dim=size.ffn_dim,
+        num_layers=size.layers,
+        control_layers=size.control_layers,
         control_in_channels=48 + 16,
         control_at_input=True,
     )
@@ -60,6 +81,8 @@ class WorldModelConfig:
             out=Path("runs/world-model"), learning_rate=1e-3, muon=2.0, eval_minutes=15.0
         )
     )
+    size: TransformerSize = field(default_factory=TransformerSize)
+    """size of the transformer; a run keeps the size it began with"""
     autoencoder: Path = Path("runs/autoencoder")
     """run folder of the trained autoencoder"""
     data: tuple[Path, ...] = (Path("runs/data/train"),)
@@ -97,9 +120,13 @@ class WorldModel(nn.Module):
 
 
 def train_world_model(config: WorldModelConfig) -> dict[str, float]:
-    """Train until the minutes are used up; returns the dev figures."""
+    """Train until the minutes are used up; returns the dev figures.
+
+    Raises:
+        ActionError: The run began with a transformer of another size.
+    """
     generator = torch.Generator().manual_seed(config.seed)
-    transformer = tiny_transformer()
+    transformer = begin_transformer(config.loop.out, config.size)
     transformer.initialise_weights(generator)
     model = WorldModel(transformer, load_trained(config.autoencoder))
     transformer.requires_grad_(not config.decoder_only)
@@ -111,13 +138,48 @@ def train_world_model(config: WorldModelConfig) -> dict[str, float]:
     store = ClipStore(*config.data)
     blank = blank_latents(model.autoencoder, *store.size)
     batches = training_batches(store, config.batch, config.pixel_frames, config.forget_share, blank, rng)
-    dev = dev_batches(ClipStore(config.dev, limit=config.dev_episodes))
+    dev = [
+        to_device(batch, trainer.device)
+        for batch in dev_batches(ClipStore(config.dev, limit=config.dev_episodes))
+    ]
     crops = photo_batches("train", config.photos, min(store.size), rng)
     return trainer.run(
         zip(batches, crops, strict=True),
         lambda both: world_loss(model, both[0], both[1], config, generator),
         lambda: evaluate(model, dev),
     )
+
+
+def begin_transformer(run: Path, size: TransformerSize) -> SpatiaTransformer3DModel:
+    """The transformer of a run that begins or goes on; its size is kept in the run folder.
+
+    Raises:
+        ActionError: The run began with another size.
+    """
+    path = run / SIZE_FILE
+    if (run / "state.safetensors").exists() and size_of(run) != size:
+        raise ActionError(
+            f"{run} holds a transformer of {size_of(run)}; give that --size, or another --loop.out."
+        )
+    run.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(asdict(size)) + "\n")
+    return tiny_transformer(size)
+
+
+def size_of(run: Path) -> TransformerSize:
+    """The size of a run's transformer."""
+    path = run / SIZE_FILE
+    if not path.exists():
+        return TransformerSize()
+    kept = json.loads(path.read_text())
+    return TransformerSize(**kept | {"control_layers": tuple(kept["control_layers"])})
+
+
+def load_world_model(run: Path, autoencoder: Path) -> "WorldModel":
+    """The world model of a run folder, with averaged weights; `autoencoder` is the run its training began with."""
+    model = WorldModel(tiny_transformer(size_of(run)), load_trained(autoencoder))
+    model.load_state_dict(averaged_state(run))
+    return model
 
 
 def world_loss(
@@ -154,11 +216,15 @@ def _predict(transformer: nn.Module, batch: Batch, noisy_share: float, generator
     level = torch.sigmoid(torch.randn(len(clean), generator=generator) + 0.5)
     level = torch.where(noisy, level, torch.ones(len(clean)))
     noise = torch.randn(clean.shape, generator=generator)
+    noisy, level, noise = (value.to(clean.device) for value in (noisy, level, noise))
     start = torch.where(
         noisy[:, None, None, None, None], add_noise(clean, noise, level), batch.conditions.start
     )
     # Products of matrices are twice as fast in bfloat16 where the processor knows it; convolutions are not.
-    with warnings.catch_warnings(), torch.autocast("cpu", torch.bfloat16, enabled=knows_bfloat16()):
+    with (
+        warnings.catch_warnings(),
+        torch.autocast(clean.device.type, torch.bfloat16, enabled=knows_bfloat16()),
+    ):
         warnings.filterwarnings(
             "ignore", message="Mismatch dtype"
         )  # norms keep float32 weights, as they should
@@ -199,7 +265,9 @@ def evaluate(model: WorldModel, batches: list[Batch], sigmas: tuple[float, ...] 
         last = _decode(model.autoencoder, batch.conditions.preceding_latents[:, :, -1])
         note("frozen", last[p.row], p.frames)
         note("restored", _decode(model.autoencoder, batch.clean[p.row, :, p.time]), p.frames)
-    return {n: round(float(-10 * torch.log10(torch.cat(e).mean())), 3) for n, e in errors.items()}
+    # Where nothing moves, or nothing is new, there is no error to tell.
+    kept = {name: torch.cat(parts) for name, parts in errors.items() if sum(map(len, parts))}
+    return {name: round(float(-10 * torch.log10(error.mean())), 3) for name, error in kept.items()}
 
 
 @dataclass(frozen=True)
@@ -221,4 +289,5 @@ def encode(config: EncodeConfig) -> int:
 @torch.no_grad()
 def blank_latents(autoencoder: TinyAutoencoder, height: int, width: int) -> Tensor:
     """Latents [C, h, w] of a black picture of height x width pixels: what a render of nothing looks like."""
-    return autoencoder.encode(torch.full((1, 3, 1, height, width), -1.0))[0, :, 0]
+    black = torch.full((1, 3, 1, height, width), -1.0, device=device_of(autoencoder))
+    return autoencoder.encode(black)[0, :, 0].cpu()
