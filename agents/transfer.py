@@ -18,7 +18,7 @@ import numpy as np
 import tyro
 
 sys.path.insert(0, str(Path(__file__).parent))
-import ppo
+import ppo as learner
 
 WORLDS = {"imagined": "spatia_env:SpatiaRL-v0", "simulator": "spatia_env:SpatiaSim-v0"}
 
@@ -27,7 +27,7 @@ WORLDS = {"imagined": "spatia_env:SpatiaRL-v0", "simulator": "spatia_env:SpatiaS
 class Args:
     """Training, and how many scenes judge it."""
 
-    ppo: ppo.Args = field(default_factory=ppo.Args)
+    ppo: learner.Args = field(default_factory=learner.Args)
     """Of the training."""
     scenes: int = 5
     """Dev scenes of the evaluation."""
@@ -44,11 +44,11 @@ def main(args: Args) -> dict[str, Any]:
     ):
         run = dataclasses.replace(args.ppo, env_id=WORLDS.get(name, WORLDS["imagined"]))
         if steps:
-            agent, _ = ppo.train(run)
+            agent, _ = learner.train(run)
         else:
             agent = untrained(run)
         table[name] = {
-            world: round(float(np.mean(ppo.evaluate(agent, run, id_, scenes))), 4)
+            world: round(float(np.mean(learner.evaluate(agent, run, id_, scenes))), 4)
             for world, id_ in WORLDS.items()
         }
     gained = {name: row["simulator"] - table["untrained"]["simulator"] for name, row in table.items()}
@@ -56,10 +56,10 @@ def main(args: Args) -> dict[str, Any]:
     return {"returns": table, "lift": lift}
 
 
-def untrained(args: ppo.Args) -> ppo.Agent:
+def untrained(args: learner.Args) -> learner.Agent:
     """An agent with its first weights."""
-    envs = ppo.make_envs(dataclasses.replace(args, num_envs=1))
-    agent = ppo.Agent(envs.single_observation_space, envs.single_action_space)
+    envs = learner.make_envs(dataclasses.replace(args, num_envs=1))
+    agent = learner.Agent(envs.single_observation_space, envs.single_action_space)
     envs.close()
     return agent
 

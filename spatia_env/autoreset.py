@@ -88,6 +88,7 @@ class WorldsVectorEnv(VectorEnv):
         self.action_space = batch_space(action_space, num_envs)
         self._observations: list[Any] = [None] * num_envs
         self._ended = np.zeros(num_envs, dtype=bool)
+        self._taken: dict[int, Outcome] | None = None
 
     def _step_worlds(self, actions: dict[int, Any]) -> dict[int, Outcome]:
         """Step the worlds of these indices; none has moved if an action is refused."""
@@ -121,7 +122,7 @@ class WorldsVectorEnv(VectorEnv):
             infos = self._add_info(infos, info, index)
         if any(observation is None for observation in self._observations):
             raise ActionError("reset: the first reset is of all worlds; leave reset_mask out.")
-        self._ended[mask] = False
+        self._ended[mask], self._taken = False, None
         return self._batch(), infos
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
@@ -139,7 +140,10 @@ class WorldsVectorEnv(VectorEnv):
         rewards = np.zeros(self.num_envs)
         flags = np.zeros((2, self.num_envs), dtype=bool)
         infos: dict[str, Any] = {}
-        outcomes = self._step_worlds({i: row for i, row in enumerate(rows) if not waiting[i]})
+        # A step that was taken, but whose resets failed, is not taken again: the next call goes on with the resets.
+        if self._taken is None:
+            self._taken = self._step_worlds({i: row for i, row in enumerate(rows) if not waiting[i]})
+        outcomes = self._taken
         fresh = [i for i in range(self.num_envs) if waiting[i]]
         for index, outcome in outcomes.items():
             observation, rewards[index], flags[0, index], flags[1, index], info = outcome
@@ -152,7 +156,7 @@ class WorldsVectorEnv(VectorEnv):
         for index, (observation, info) in self._reset_worlds(dict.fromkeys(fresh), None).items():
             self._observations[index] = observation
             infos = self._add_info(infos, info, index)
-        self._ended = np.asarray(flags.any(0))
+        self._ended, self._taken = np.asarray(flags.any(0)), None
         return self._batch(), rewards, flags[0].copy(), flags[1].copy(), infos
 
     def _waiting(self) -> np.ndarray:

@@ -11,6 +11,7 @@ worker may die at any moment: another takes its worlds up from the store, and a 
 made again. Ray is for networks that you trust. Needs `pip install 'spatia-env[ray]'`.
 """
 
+import dataclasses
 import shutil
 import tempfile
 import uuid
@@ -29,7 +30,7 @@ from spatia_env.errors import ActionError, DependencyError, WorkerError
 from spatia_env.inputs import check_reset_options
 from spatia_env.vector import StagedEnv, _checked, _limited, base_action, view_env
 from spatia_env.workers import RemoteWorld, _plain
-from spatia_env.world_store import StaleEpochError, WorldStore, action_hash
+from spatia_env.world_store import Head, StaleEpochError, WorldStore, action_hash
 
 MAX_RETRIES = 20
 """A step is tried on so many workers, one after the other."""
@@ -74,23 +75,24 @@ class EnvWorker:
     def reset(self, world: str, message: bytes) -> bytes:
         """Reset a world; observation and info, packed. `message` packs `seed`, `options` and the reset's `token`."""
         given = wire.unpack(message)
-        env = StagedEnv(**self._options)
-        if self.store.has(world):
-            head = self.store.head(world)
-            if head.epoch == 0 and head.action == given["token"]:
-                return head.outcome  # it was committed, and its answer lost
-            env = self._at(world, head.epoch, head.saved)  # its random numbers go on
+        head = self.store.head(world) if self.store.has(world) else None
+        if head is not None and head.epoch == 0 and head.action == given["token"]:
+            return head.outcome  # it was committed, and its answer lost
+        # The random numbers of a world that was there go on.
+        env = StagedEnv(**self._options) if head is None else self._at(world, head)
         outcome = wire.pack(list(env.reset(seed=given["seed"], options=given["options"])))
-        saved = save_env(env, self._path(world, 0))
-        self.store.begin(world, given["token"], saved, outcome)
-        self._envs[world] = (0, env)
-        return outcome
+        if self._commit(world, head, Head(0, given["token"], {}, outcome), env):
+            return outcome
+        head = self.store.head(world)
+        if head.epoch == 0 and head.action == given["token"]:
+            return head.outcome
+        raise StaleEpochError(f"world {world!r} has moved on; this reset comes too late.")
 
     def step(self, world: str, epoch: int, message: bytes) -> bytes:
         """Step a world from an epoch; what `SpatiaEnv.step` returns, packed.
 
         Raises:
-            StaleEpochError: The world has left this epoch with another action.
+            StaleEpochError: The world has left this epoch with another action, or was reset.
             SpatiaError: As `SpatiaEnv.step` raises.
         """
         action = wire.unpack(message)
@@ -101,15 +103,20 @@ class EnvWorker:
             raise StaleEpochError(
                 f"world {world!r} is at epoch {head.epoch}; a step from {epoch} comes too late."
             )
-        env = self._at(world, epoch, head.saved)
+        env = self._at(world, head)
         outcome = wire.pack(list(self._advance(env, action)))
-        saved = save_env(env, self._path(world, epoch + 1))
-        if not self.store.commit(world, epoch, name, saved, outcome):
-            Path(saved["path"]).unlink(missing_ok=True)
+        if not self._commit(world, head, Head(epoch + 1, name, {}, outcome), env):
             return self.step(world, epoch, message)
-        self._envs[world] = (epoch + 1, env)
-        self.store.sweep(world, epoch + 1, saved["path"])
         return outcome
+
+    def _commit(self, world: str, since: Head | None, head: Head, env: StagedEnv) -> bool:
+        """Save and commit what comes after `since`; what was too late leaves no file."""
+        saved = save_env(env, self._path(world, head.epoch))
+        if not self.store.commit(world, since, dataclasses.replace(head, saved=saved)):
+            Path(saved["path"]).unlink(missing_ok=True)
+            return False
+        self._envs[world] = (0 if since is None else since.stamp + 1, env)
+        return True
 
     def _advance(self, env: StagedEnv, action: Any) -> Any:
         pending = env.prepare(action)
@@ -123,12 +130,12 @@ class EnvWorker:
         clip = self._generate(wire.pack(request_to_plain(env.request(*what))))
         return env.finish(pending, torch.from_numpy(wire.unpack(clip)))
 
-    def _at(self, world: str, epoch: int, saved: dict[str, Any]) -> StagedEnv:
-        """The environment of a world at an epoch: the one at hand, or the store's."""
+    def _at(self, world: str, head: Head) -> StagedEnv:
+        """The environment of a world as it was committed: the one at hand, or the store's."""
         at, env = self._envs.pop(world, (-1, None))
-        if env is None or at != epoch:
+        if env is None or at != head.stamp:
             env = StagedEnv(**self._options) if env is None else env
-            load_env(env, saved)
+            load_env(env, head.saved)
         return env
 
     def _path(self, world: str, epoch: int) -> Path:
@@ -326,6 +333,8 @@ class RayVectorEnv(WorldsVectorEnv):
             self.ray.serve.delete(f"spatia-{self._run}")
         if self._own is not None:
             shutil.rmtree(self._own, ignore_errors=True)
+        else:
+            WorldStore(self.folder).tidy(f"{self._run}_")
 
 
 def _store_is_full() -> WorkerError:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spatia_env import actions, contract, inputs, judging
+from spatia_env import actions, contract, forking, inputs, judging
 from spatia_env.batching import ClipRequest, Pending, generate_clips
 from spatia_env.cameras import orthonormalise, path_from_twist
 from spatia_env.errors import ActionError, ClosedEnvError, SpatiaError
@@ -119,6 +119,7 @@ class SpatiaEnv(gym.Env):
         timings: bool = False,
         render_mode: str | None = None,
     ) -> None:
+        forking.torch_is_used()
         checkpoint = load_checkpoint(model, model_options)
         self.pipeline, self.checkpoint_id = checkpoint.pipeline, checkpoint.id
         self.shape = checkpoint.pipeline.shape
@@ -169,6 +170,7 @@ class SpatiaEnv(gym.Env):
         `request` and `batching.generate_clips` make the clip, `finish` does the rest; `SpatiaVectorEnv` calls
         these parts for many worlds at once. Raises as `step` does.
         """
+        forking.check_not_orphaned()
         watch, world, state = Stopwatch(), self.world, self.world.state
         path, event = self._decode(action)
         path, blocked = self._halted(path)
@@ -215,8 +217,9 @@ class SpatiaEnv(gym.Env):
         Raises:
             ActionError, ImageError, PoseError, PromptError, SeedError, WorldFormatError: As the options are bad;
                 the current world stays as it was.
-            ClosedEnvError: After `close`.
+            ClosedEnvError: After `close`. ForkError: In a process forked after torch was used.
         """
+        forking.check_not_orphaned()
         if self._closed:
             raise ClosedEnvError("reset: this environment was closed; make a new one with gym.make.")
         options = inputs.check_reset_options(options)

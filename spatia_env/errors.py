@@ -85,6 +85,10 @@ class WorkerError(SpatiaError, RuntimeError):
         self.index = index
 
 
+class ForkError(SpatiaError, RuntimeError):
+    """The process was forked from one that had used torch; start it with "spawn"."""
+
+
 class ViewerError(SpatiaError, RuntimeError):
     """The playground cannot be opened, or a request of its user cannot be met."""
 

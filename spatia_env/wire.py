@@ -49,8 +49,13 @@ def unpack(data: bytes | bytearray | memoryview) -> Any:
     return _unflatten(text, _Reader(view[start:]))
 
 
-def send(connection: socket.socket, value: Any) -> None:
-    """Write one message."""
+def send(connection: socket.socket, value: Any, seconds: float | None = None) -> None:
+    """Write one message.
+
+    Raises:
+        TimeoutError: The other end did not take it in so many seconds.
+    """
+    connection.settimeout(seconds)
     connection.sendall(pack(value))
 
 

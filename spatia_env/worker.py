@@ -33,6 +33,7 @@ class Worker:
         self.pending: dict[int, Pending] = {}
         self.before: dict[int, tuple[Any, Any]] = {}
         self.folder: Path | None = None
+        self.slots: dict[int, int] = {}
 
     def open(self, worlds: list[int], options: dict[str, Any], folder: str | None) -> None:
         """Make the environments of these worlds."""
@@ -81,19 +82,21 @@ class Worker:
         for world, (state, task) in self.before.items():
             self.envs[world].restore(state)
             self.envs[world].task = task
+            self.slots[world] = 1 - self.slots.get(world, 0)
         self.before = {}
 
     def load(self, saved: dict[str, Any]) -> None:
         """Take worlds up from their snapshots."""
         for name, snapshot in saved.items():
             load_env(self.envs[int(name)], snapshot)
+            self.slots[int(name)] = int(Path(snapshot["path"]).stem[-1])
 
     def _save(self, world: int) -> dict[str, Any] | None:
         """A snapshot beside the last one, which stays until the parent has acknowledged this one."""
         if self.folder is None:
             return None
-        env = self.envs[world]
-        return save_env(env, self.folder / f"world-{world}-{env.world.state.step % 2}.spatia")
+        slot = self.slots[world] = 1 - self.slots.get(world, 1)
+        return save_env(self.envs[world], self.folder / f"world-{world}-{slot}.spatia")
 
 
 def _copy(task: Any) -> Any:
@@ -118,9 +121,10 @@ def serve(connection: socket.socket) -> None:
 
 
 def main() -> None:
-    """Serve the socket whose number is the first argument."""
-    with contextlib.suppress(OSError, AttributeError):  # Linux; elsewhere the closed socket ends us
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    """Serve the socket whose number is the first argument; "main" beside it if the parent's main thread began us."""
+    if "main" in sys.argv[2:]:  # Linux counts the end of the thread that began us as the parent's death
+        with contextlib.suppress(OSError, AttributeError):  # elsewhere the closed socket ends us
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     with socket.socket(fileno=int(sys.argv[1])) as connection:
         serve(connection)

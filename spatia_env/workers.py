@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -56,9 +57,10 @@ class WorkerProcess:
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
         }
+        thread = "main" if threading.current_thread() is threading.main_thread() else "other"
         # A program of its own, neither forked nor pickled: torch's threads and the caller's main module stay out.
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "spatia_env.worker", str(there.fileno())],
+            [sys.executable, "-m", "spatia_env.worker", str(there.fileno()), thread],
             pass_fds=[there.fileno()],
             env=environment,
             stdout=subprocess.DEVNULL,
@@ -69,15 +71,16 @@ class WorkerProcess:
         folder = None if self.folder is None else str(self.folder)
         self.send({"call": "open", "worlds": self.worlds, "options": self._options, "folder": folder})
 
-    def send(self, message: dict[str, Any]) -> None:
+    def send(self, message: dict[str, Any], seconds: float = START_SECONDS) -> None:
         """Ask for something.
 
         Raises:
-            WorkerError: It is gone.
+            WorkerError: It is gone, or does not listen.
         """
         try:
-            self.connection.settimeout(None)
-            wire.send(self.connection, message)
+            wire.send(self.connection, message, seconds)
+        except TimeoutError as cause:
+            raise self._gone("did not listen in time") from cause
         except OSError as cause:
             raise self._gone("died") from cause
 
@@ -216,7 +219,11 @@ class SpatiaAsyncVectorEnv(WorldsVectorEnv):
         self, seeds: dict[int, int | None], options: dict[str, Any] | None
     ) -> dict[int, tuple[Any, dict[str, Any]]]:
         check_reset_options(options)
-        answers = self._ask("reset", seeds, "seeds", options=options)
+        try:
+            answers = self._ask("reset", seeds, "seeds", options=options)
+        except WorkerError as error:
+            self._take_back(seeds, error.index)
+            raise
         out = {}
         for world in seeds:
             *self.proxies[world].staged, self._saved[world] = answers[world]
@@ -247,7 +254,7 @@ class SpatiaAsyncVectorEnv(WorldsVectorEnv):
             if not self.restart or error.index is None:
                 healthy = [w for w in self.workers if w.index not in {e.index for e in failed}]
                 for worker in healthy:
-                    worker.send({"call": "rollback"})
+                    worker.send({"call": "rollback"}, self.timeout)
                 self._collect(healthy, self.timeout)
                 raise error
             self.restore_worker(error.index)
@@ -256,6 +263,14 @@ class SpatiaAsyncVectorEnv(WorldsVectorEnv):
             self._ask("prepare", {world: actions[world] for world in mine}, "actions")
             answers |= self._ask("finish", mine, "clips")
         return answers
+
+    def _take_back(self, seeds: dict[int, int | None], lost: int | None) -> None:
+        """Where worlds were reset beside one that was not: all as they were, if they ever were opened."""
+        for worker in self.workers:
+            saved = {str(world): self._saved.get(world) for world in worker.worlds if world in seeds}
+            if worker.index != lost and worker.process.poll() is None and saved and all(saved.values()):
+                worker.send({"call": "load", "saved": saved}, self.timeout)
+                self._collect([worker], self.timeout)
 
     def _ask(self, call: str, values: dict[int, Any], name: str, **more: Any) -> dict[int, Any]:
         answers, failed = self._try(call, values, name, **more)
@@ -274,13 +289,24 @@ class SpatiaAsyncVectorEnv(WorldsVectorEnv):
         self, call: str, values: dict[int, Any], name: str, **more: Any
     ) -> tuple[dict[int, Any], list[WorkerError]]:
         """Ask every worker for its worlds; the answers by world, and the workers that failed."""
+        try:
+            return self._exchange(call, values, name, **more)
+        except KeyboardInterrupt:
+            # What they would still answer must not be taken for another call's; snapshots hold the last step.
+            for worker in self.workers:
+                worker.stop()
+            raise
+
+    def _exchange(
+        self, call: str, values: dict[int, Any], name: str, **more: Any
+    ) -> tuple[dict[int, Any], list[WorkerError]]:
         asked, failed = [], []
         refused: errors.SpatiaError | RuntimeError | None = None
         for worker in self.workers:
             mine = {str(world): values[world] for world in worker.worlds if world in values}
             if mine:
                 try:
-                    worker.send({"call": call, name: mine, **more})
+                    worker.send({"call": call, name: mine, **more}, self.timeout)
                     asked.append(worker)
                 except WorkerError as error:
                     failed.append(error)

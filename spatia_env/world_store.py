@@ -1,8 +1,9 @@
 """Worlds that several processes step, in a folder they share: every step is committed once, or not at all.
 
-A world has an epoch, the number of its steps. A step is computed from the state at an epoch and committed with
-compare-and-set: it becomes the world's next state only if the world is still at that epoch. Whoever repeats a step,
-because a worker died before or after its commit, is handed what was committed; whoever comes late is refused.
+A world has an epoch, the number of its steps, and a stamp, the number of its commits. A step is computed from a
+state and committed with compare-and-set: it becomes the world's next state only if nothing was committed since, and so
+does a reset. Whoever repeats a step, because a worker died before or after its commit, is handed what was committed;
+whoever comes late is refused.
 """
 
 import contextlib
@@ -18,7 +19,8 @@ from spatia_env.errors import ActionError, SpatiaError, WorldIOError
 
 BUSY_SECONDS = 60.0
 _TABLE = """CREATE TABLE IF NOT EXISTS head (
-    world TEXT PRIMARY KEY, epoch INTEGER NOT NULL, action TEXT NOT NULL, saved BLOB NOT NULL, outcome BLOB NOT NULL)"""
+    world TEXT PRIMARY KEY, epoch INTEGER NOT NULL, action TEXT NOT NULL, saved BLOB NOT NULL, outcome BLOB NOT NULL,
+    stamp INTEGER NOT NULL)"""
 
 
 class StaleEpochError(SpatiaError, RuntimeError):
@@ -34,12 +36,14 @@ class Head:
         action: Hash of the last step's action; after a reset, its token.
         saved: Where the state is, see `durable.save_env`.
         outcome: What the step (or the reset) returned, packed.
+        stamp: Number of commits before it, resets included.
     """
 
     epoch: int
     action: str
     saved: dict[str, Any]
     outcome: bytes
+    stamp: int = 0
 
 
 class WorldStore:
@@ -63,38 +67,46 @@ class WorldStore:
         """
         with self._open() as database:
             row = database.execute(
-                "SELECT epoch, action, saved, outcome FROM head WHERE world = ?", (world,)
+                "SELECT epoch, action, saved, outcome, stamp FROM head WHERE world = ?", (world,)
             ).fetchone()
         if row is None:
             raise ActionError(f"world {world!r}: not in {self.folder}; reset it first.")
-        return Head(row[0], row[1], wire.unpack(row[2]), row[3])
+        return Head(row[0], row[1], wire.unpack(row[2]), row[3], row[4])
 
     def has(self, world: str) -> bool:
         """Whether a world was ever begun."""
         with self._open() as database:
             return database.execute("SELECT 1 FROM head WHERE world = ?", (world,)).fetchone() is not None
 
-    def begin(self, world: str, token: str, saved: dict[str, Any], outcome: bytes) -> None:
-        """Set a world to epoch 0, whatever it was; `token` names the reset."""
-        row = (world, token, wire.pack(saved), outcome)
-        with self._open() as database:
-            database.execute("INSERT OR REPLACE INTO head VALUES (?, 0, ?, ?, ?)", row)
+    def commit(self, world: str, since: Head | None, head: Head) -> bool:
+        """Make `head` the world's next state; False if anything was committed since the head `since`.
 
-    def commit(self, world: str, epoch: int, action: str, saved: dict[str, Any], outcome: bytes) -> bool:
-        """Make a step from `epoch` the world's next state; False if the world is no longer there."""
-        row = (epoch + 1, action, wire.pack(saved), outcome, world, epoch)
+        `since` is None for a world that was never begun. The file of the state before is removed: nobody can commit
+        from it any more.
+        """
+        values = (head.epoch, head.action, wire.pack(head.saved), head.outcome)
         with self._open() as database:
-            changed = database.execute(
-                "UPDATE head SET epoch = ?, action = ?, saved = ?, outcome = ? WHERE world = ? AND epoch = ?",
-                row,
-            ).rowcount
+            if since is None:
+                changed = database.execute(
+                    "INSERT OR IGNORE INTO head VALUES (?, ?, ?, ?, ?, 0)", (world, *values)
+                ).rowcount
+            else:
+                changed = database.execute(
+                    "UPDATE head SET epoch = ?, action = ?, saved = ?, outcome = ?, stamp = stamp + 1 "
+                    "WHERE world = ? AND stamp = ?",
+                    (*values, world, since.stamp),
+                ).rowcount
+        if changed and since is not None:
+            Path(since.saved["path"]).unlink(missing_ok=True)
         return changed == 1
 
-    def sweep(self, world: str, epoch: int, keep: str) -> None:
-        """Remove a world's files up to an epoch but the one that was committed."""
-        for path in self.folder.glob(f"{world}-*.spatia"):
-            number = path.stem.removeprefix(f"{world}-").split("-")[0]
-            if str(path) != keep and number.isdigit() and int(number) <= epoch:
+    def tidy(self, run: str) -> None:
+        """Remove the files that killed workers left behind, of worlds whose name begins so and which nobody steps."""
+        with self._open() as database:
+            rows = database.execute("SELECT saved FROM head").fetchall()
+        kept = {Path(wire.unpack(row[0])["path"]).name for row in rows}
+        for path in self.folder.glob(f"{run}*.spatia"):
+            if path.name not in kept:
                 path.unlink(missing_ok=True)
 
     @contextlib.contextmanager

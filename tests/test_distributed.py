@@ -11,7 +11,11 @@ from spatia_env.distributed import RayVectorEnv  # noqa: E402
 from spatia_env.errors import WorkerError  # noqa: E402
 from untrained import write_untrained  # noqa: E402
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    # Ray Serve's own models use what the newest Pydantic deprecates.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
 
 
 @pytest.fixture(scope="module")

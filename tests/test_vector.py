@@ -1,5 +1,8 @@
 """`SpatiaVectorEnv` against Gymnasium's own vector of single environments, in every autoreset mode."""
 
+import subprocess
+import sys
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -215,3 +218,23 @@ def test_lists_of_single_actions_are_batches_too(vector):
     space = vector.single_action_space
     batch = [space.sample() for _ in range(N)]
     assert split_actions(space, batch, N) == batch
+
+
+def test_a_fork_after_torch_is_refused_instead_of_hanging(model):
+    """Gymnasium's own AsyncVectorEnv forks by default."""
+    script = """
+import sys, gymnasium as gym, torch
+from spatia_env.errors import ForkError
+torch.set_num_threads(2)
+options = {"model": sys.argv[1], "size": (64, 64), "vector_kwargs": {"context": "fork"}}
+envs = gym.make_vec("spatia_env:SpatiaRL-v0", 2, "async", **options)
+try:
+    envs.reset(seed=1)
+except ForkError as error:
+    print(error)
+envs.close(terminate=True)
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script, model], capture_output=True, text=True, timeout=120
+    )
+    assert "workers=2" in done.stdout and done.returncode == 0, done.stderr[-1000:]

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from spatia_env import wire
 from spatia_env.errors import ActionError, ClosedEnvError, PoseError, WorkerError
 from spatia_env.vector import SpatiaVectorEnv
-from spatia_env.workers import SpatiaAsyncVectorEnv
+from spatia_env.workers import SpatiaAsyncVectorEnv, WorkerProcess
 from untrained import write_untrained
 
 SIZE = (64, 96)
@@ -77,6 +79,63 @@ def test_a_worker_that_hangs_is_restarted_and_nothing_is_lost(env, expected):
         same(env.step(AHEAD), expected[3])
     finally:
         env.restart, env.timeout = False, 240
+
+
+def test_a_kill_between_a_step_and_its_resets_repeats_no_step(options, monkeypatch):
+    """The step was taken; the next call goes on with the resets, and with the very ones that were begun."""
+    more = options | {"max_episode_steps": 1}
+    plain = SpatiaVectorEnv(2, **more)
+    plain.reset(seed=5)
+    expected = [plain.step(AHEAD), plain.step(TURN)]
+    env = SpatiaAsyncVectorEnv(2, workers=2, timeout=240, **more)
+    try:
+        env.reset(seed=5)
+        ask = env._ask
+
+        def ask_and_kill(call, *args, **kwargs):
+            if call == "reset":
+                env.workers[1].process.kill()
+                env.workers[1].process.wait()
+                monkeypatch.setattr(env, "_ask", ask)
+            return ask(call, *args, **kwargs)
+
+        monkeypatch.setattr(env, "_ask", ask_and_kill)
+        with pytest.raises(WorkerError, match="worker 1"):
+            env.step(AHEAD)
+        env.restore_worker(1)
+        same(env.step(AHEAD), expected[0])
+        same(env.step(TURN), expected[1])
+    finally:
+        env.close()
+
+
+def test_a_worker_that_does_not_listen_is_found_out(options):
+    """A message larger than the socket holds must not wait for ever."""
+    worker = WorkerProcess(0, [0], {"model": options["model"], "size": SIZE}, None)
+    worker.receive(time.monotonic() + 240)
+    os.kill(worker.process.pid, signal.SIGSTOP)
+    with pytest.raises(WorkerError, match="did not listen"):
+        worker.send({"call": "finish", "clips": {"0": np.zeros(8_000_000, np.uint8)}}, seconds=0.2)
+    assert worker.process.poll() is not None
+
+
+def test_workers_begun_by_a_thread_outlive_it(options):
+    """Linux tells a child of its parent's death when the thread that began it ends."""
+    made = []
+
+    def begin():
+        made.append(WorkerProcess(0, [0], {"model": options["model"], "size": SIZE}, None))
+        made[0].receive(time.monotonic() + 240)
+
+    thread = threading.Thread(target=begin)
+    thread.start()
+    thread.join()
+    time.sleep(0.2)
+    assert made[0].process.poll() is None
+    made[0].send({"call": "load", "saved": {}})
+    made[0].receive(time.monotonic() + 60)
+    made[0].connection.close()
+    assert made[0].process.wait(timeout=60) is not None
 
 
 def test_bad_actions_reach_the_caller_and_move_nothing(env, expected):

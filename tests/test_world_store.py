@@ -1,5 +1,7 @@
 """Exactly once: commits by compare-and-set, repeated steps, late workers. No Ray is needed for any of it."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -8,7 +10,7 @@ from spatia_env.distributed import EnvWorker
 from spatia_env.errors import ActionError, SpatiaError
 from spatia_env.recording import digest
 from spatia_env.vector import StagedEnv
-from spatia_env.world_store import StaleEpochError, WorldStore
+from spatia_env.world_store import Head, StaleEpochError, WorldStore
 from untrained import write_untrained
 
 AHEAD = {"camera": np.array([0, 0, 0.3, 0, 0.4, 0], np.float32), "event": ""}
@@ -19,11 +21,34 @@ def test_a_commit_counts_once(tmp_path):
     store = WorldStore(tmp_path)
     with pytest.raises(ActionError, match="reset it first"):
         store.head("a")
-    store.begin("a", "t", {"path": "x"}, b"0")
-    assert store.commit("a", 0, "h1", {"path": "y"}, b"1")
-    assert not store.commit("a", 0, "h2", {"path": "z"}, b"2")
-    head = WorldStore(tmp_path).head("a")
-    assert (head.epoch, head.action, head.saved, head.outcome) == (1, "h1", {"path": "y"}, b"1")
+    first = Head(0, "t", {"path": str(tmp_path / "x")}, b"0")
+    assert store.commit("a", None, first) and not store.commit("a", None, first)
+    begun = store.head("a")
+    made = Head(1, "h1", {"path": str(tmp_path / "y")}, b"1")
+    assert store.commit("a", begun, made)
+    assert not store.commit("a", begun, Head(1, "h2", {"path": "z"}, b"2"))
+    assert WorldStore(tmp_path).head("a") == dataclasses.replace(made, stamp=1)
+
+
+def test_what_comes_from_an_episode_before_is_refused(tmp_path):
+    """An epoch comes again with every episode, a stamp does not."""
+    store = WorldStore(tmp_path)
+    for epoch in (0, 1, 0, 1):
+        since = store.head("a") if store.has("a") else None
+        assert store.commit("a", since, Head(epoch, "h", {"path": str(tmp_path / "x")}, b""))
+        if since is None:
+            begun = store.head("a")
+    assert not store.commit("a", begun, Head(1, "late", {"path": "y"}, b""))
+    assert not store.commit("a", begun, Head(0, "a late reset", {"path": "y"}, b""))
+
+
+def test_files_that_nobody_committed_are_tidied_away(tmp_path):
+    store = WorldStore(tmp_path)
+    for name in ("run_0-1-aa", "run_0-1-bb", "other_0-1-cc"):
+        (tmp_path / f"{name}.spatia").touch()
+    store.commit("run_0", None, Head(1, "h", {"path": str(tmp_path / "run_0-1-aa.spatia")}, b""))
+    store.tidy("run_")
+    assert {path.stem for path in tmp_path.glob("*.spatia")} == {"run_0-1-aa", "other_0-1-cc"}
 
 
 @pytest.fixture(scope="module")
