@@ -561,6 +561,22 @@ def test_a_late_browser_is_not_taken_for_a_user_who_walks(session):
     views.close()
 
 
+def test_a_user_who_moves_before_the_browser_has_said_where_it_was_put_is_heard(session):
+    walker = upright(session.now.state.c2w)
+    away, on = walker.clone(), walker.clone()
+    away[:3, 3] += torch.tensor([3.0, 3.0, 0.0])
+    on[:3, :3] = so3_exp(torch.tensor([0.0, 0.0, 0.4])) @ walker[:3, :3]
+    views = Views(session, 32, lambda view: None)
+    view = views.add(Client(away), types.SimpleNamespace(image=None), walks=True)
+    aside = away.clone()
+    aside[:3, 3] += torch.tensor([0.3, 0.0, 0.0])
+    view.client.say(Camera(aside))  # it was still being dragged where it was before
+    assert view.placed and not view.moved
+    view.client.say(Camera(on))
+    assert not view.placed and view.moved and float(pose_error(view.c2w, on)[1]) < 0.1
+    views.close()
+
+
 def test_a_view_rests_sooner_where_the_browser_draws_quickly():
     quick, slow = View(None), View(None)
     for index in range(6):

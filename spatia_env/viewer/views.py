@@ -5,6 +5,7 @@ are made on a thread of their own, one view at a time and always the newest of e
 moves quickly, or is slow to take its pictures, holds up nobody.
 """
 
+import math
 import threading
 import time
 import traceback
@@ -169,9 +170,12 @@ class Views:
             return
         before, view.reported = view.reported, new
         if view.placed:
-            # Where it was before it was told says nothing, however late it says it.
+            # Where it was before it was told says nothing, however late it says it; a place that is nearer to where it
+            # was put is one to which it has moved since.
             is_stale = before is not None and _near(new, before)
-            if not _near(new, view.c2w) and (is_stale or now - view.placed < PLACING_SECONDS):
+            has_moved_on = before is not None and _apart(new, view.c2w) < _apart(new, before)
+            is_early = not has_moved_on and now - view.placed < PLACING_SECONDS
+            if not _near(new, view.c2w) and (is_stale or is_early):
                 return
             view.placed = 0.0
         if _near(new, view.c2w, 1e-4, 1e-2):
@@ -227,6 +231,12 @@ def may_leave(client: Any) -> Iterator[None]:
 def _near(a: Tensor, b: Tensor, metres: float = NEAR_METRES, degrees: float = NEAR_DEGREES) -> bool:
     distance, angle = pose_error(a, b)
     return float(distance) < metres and float(angle) < degrees
+
+
+def _apart(a: Tensor, b: Tensor) -> float:
+    """How far two poses are from one another: metres, and a metre for each radian."""
+    distance, angle = pose_error(a, b)
+    return float(distance) + math.radians(float(angle))
 
 
 def upright(c2w: Tensor) -> Tensor:
