@@ -22,7 +22,7 @@ from spatia_env.viewer.library import Library
 from spatia_env.viewer.moments import MAX_MOMENTS, Clip, Moment, Timeline
 from spatia_env.viewer.player import FPS, Player
 from spatia_env.viewer.session import Session, place_of
-from spatia_env.viewer.stage import quaternion
+from spatia_env.viewer.stage import quaternion, stacked
 from spatia_env.viewer.views import View, Views, upright
 
 HOSTILE = (
@@ -412,6 +412,11 @@ def test_an_event_is_placed_where_something_moved():
     assert abs(x - 1.0) < 0.2 and abs(y) < 0.2 and abs(z - 3) < 1e-3
     clip.dynamic[:] = False
     np.testing.assert_allclose(place_of(clip, K), [0, 0, 1.5], atol=1e-6)
+
+
+def test_labels_of_events_at_one_place_stand_above_one_another():
+    spots = stacked([(0, 0, 1.0), (0.1, 0, 1.0), (0, 0.1, 1.02), (5, 0, 1.0)])
+    np.testing.assert_allclose([z for _, _, z in spots], [1.0, 1.12, 1.26, 1.0])
 
 
 # -- what to open ----------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ Tiles are sent by a thread of their own, so that a large world never holds up a 
 """
 
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from spatia_env.viewer.things import Picked
 
 MAX_FRUSTA = 40
 KEYFRAME, PATH, WALKER, PICKED = (120, 130, 145), (255, 196, 120), (255, 138, 76), (255, 214, 64)
+LABEL_RISE = 0.12
+"""Metres between labels of events at one place."""
 TICK = 0.25
 """Seconds between looks at where the cameras are, for the level of detail."""
 
@@ -209,11 +212,12 @@ class Stage:
         wanted = {f"/events/e{moment.id}": moment for moment in timeline.branch() if moment.place is not None}
         for name in [n for n in self._things if n.startswith("/events/") and n not in wanted]:
             self._put(name, None)
-        for name, moment in wanted.items():
-            if name not in self._things and moment.place is not None:
+        spots = stacked([moment.place for moment in wanted.values() if moment.place is not None])
+        for (name, moment), spot in zip(wanted.items(), spots, strict=True):
+            if name not in self._things:
                 words = moment.event if len(moment.event) <= 40 else moment.event[:39] + "…"
                 self._things[name] = self.server.scene.add_label(
-                    name, words, position=moment.place, anchor="bottom-center", font_screen_scale=0.9
+                    name, words, position=spot, anchor="bottom-center", font_screen_scale=0.9
                 )
 
     def _draw_moving(self, moment: Moment) -> None:
@@ -280,6 +284,16 @@ def moving_points(moment: Moment, limit: int = 20_000) -> tuple[np.ndarray, np.n
     points = unproject(depth, moment.state.K, torch.from_numpy(clip.pose)).numpy()[which]
     stride = -(-len(points) // limit)
     return points[::stride].astype(np.float32), clip.frames[which][::stride]
+
+
+def stacked(places: Sequence[tuple[float, float, float]]) -> list[tuple[float, float, float]]:
+    """Places in metres for labels: one that would cover an earlier one stands above it."""
+    spots: list[tuple[float, float, float]] = []
+    for x, y, z in places:
+        while any(np.hypot(x - a, y - b) < 0.3 and abs(z - c) < 0.99 * LABEL_RISE for a, b, c in spots):
+            z += LABEL_RISE
+        spots.append((x, y, z))
+    return spots
 
 
 def _segments(line: list[Moment]) -> list[np.ndarray]:
