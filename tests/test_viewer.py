@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from spatia_env.cameras import look_at, pose_error, so3_exp
-from spatia_env.errors import ActionError, EditError, PromptError, ViewerError
+from spatia_env.errors import ActionError, EditError, PromptError, SpatiaError, ViewerError
 from spatia_env.memory import blocks as blk
 from spatia_env.memory.cloud import PointCloud
 from spatia_env.memory.editing import start_from
+from spatia_env.memory.queries import raycast
 from spatia_env.memory.scene import SceneMemory
 from spatia_env.viewer import clouds, markup, paths, pictures, things
 from spatia_env.viewer.cli import ViewConfig, make_env, opening
@@ -373,6 +374,24 @@ def test_a_ray_picks_the_thing_and_not_the_floor():
     assert 0.3 < picked.size.max() < 0.5 and abs(picked.centre[2] - 0.2) < 0.08
     with pytest.raises(EditError, match="nothing"):
         things.pick(memory, [0, -2, 1.2], [0, 0, 1])
+
+
+def test_a_click_between_points_picks_what_is_drawn_there():
+    axis = np.arange(-0.5, 0.5, 0.08)  # far apart for their size
+    x, z = np.meshgrid(axis, axis, indexing="ij")
+    wall = np.stack([x, np.full_like(x, 4.0), z], -1).reshape(-1, 3).astype(np.float32)
+    cloud = PointCloud(
+        wall, np.full((len(wall), 3), 90, np.uint8), np.ones(len(wall), np.float32),
+        np.full(len(wall), 0.02, np.float32),
+    )  # fmt: skip
+    memory = start_from(SceneMemory(), cloud)
+    aim = wall[40] + np.array([0.04, 0, 0.04])
+    assert raycast(memory, [0, 0, 0], aim) is None
+    picked = things.pick(memory, [0, 0, 0], aim)
+    assert np.abs(picked.hit - aim).max() < 0.08
+    for nowhere in ([0, -1, 0], [0, 0, 0]):
+        with pytest.raises(SpatiaError):
+            things.pick(memory, [0, 0, 0], nowhere)
 
 
 @pytest.mark.parametrize("name", things.SHAPES)

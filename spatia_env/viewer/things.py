@@ -18,6 +18,8 @@ from spatia_env.memory.regions import Click
 from spatia_env.memory.scene import SceneMemory
 
 PICK_SIZE, PICK_FOV = (129, 129), 40.0
+BESIDE_DEGREES = (0.25, 0.5, 1.0)
+"""Degrees beside a click at which the map is looked for where the click itself meets nothing."""
 MAX_OBJ_BYTES, MAX_OBJ_LINES = 16 * 2**20, 500_000
 SHAPES = ("ball", "box", "cone")
 
@@ -43,7 +45,7 @@ class Picked:
 
 
 def pick(memory: SceneMemory, origin: Any, direction: Any, tolerance: float = 0.08) -> Picked:
-    """The connected thing that a ray meets.
+    """The connected thing that a ray meets, or nearly: between points that are drawn side by side may be gaps.
 
     Args:
         memory: The map.
@@ -55,10 +57,14 @@ def pick(memory: SceneMemory, origin: Any, direction: Any, tolerance: float = 0.
         EditError: If the ray meets nothing.
         ActionError: If it is no ray.
     """
-    hit = raycast(memory, origin, direction)
+    rays = around(np.asarray(direction, np.float64)) if np.any(direction) else [direction]
+    hit = next((met for met in (raycast(memory, origin, ray) for ray in rays) if met is not None), None)
     if hit is None:
         raise EditError("nothing of the map is there; click on its points.")
-    start, towards = np.asarray(origin, np.float64), np.asarray(direction, np.float64)
+    start = np.asarray(origin, np.float64)
+    towards = hit.position.astype(np.float64) - start
+    if np.linalg.norm(towards) < 1e-6:
+        towards = np.asarray(direction, np.float64)
     towards = towards / np.linalg.norm(towards)
     # Not farther than a metre in front, so that the thing fills the camera's picture.
     eye = start + max(0.0, hit.distance - 1.0) * towards
@@ -72,6 +78,17 @@ def pick(memory: SceneMemory, origin: Any, direction: Any, tolerance: float = 0.
         raise EditError("nothing of the map is there; click on its points.")
     rows = np.concatenate([memory.blocks[key][which] for key, which in sorted(chosen.items())])
     return Picked(region, rows["position"].copy(), rows["colour"].copy(), hit.position.astype(np.float64))
+
+
+def around(direction: np.ndarray) -> list[np.ndarray]:
+    """A direction [3], then rings of others beside it, the nearest first."""
+    forward = direction / np.linalg.norm(direction)
+    right = np.cross(forward, np.eye(3)[int(np.abs(forward).argmin())])
+    right /= np.linalg.norm(right)
+    up = np.cross(right, forward)
+    turns = np.arange(8) * (np.pi / 4)
+    sides = np.cos(turns)[:, None] * right + np.sin(turns)[:, None] * up
+    return [forward, *(forward + np.radians(angle) * side for angle in BESIDE_DEGREES for side in sides)]
 
 
 def shape(name: str, size: float, rgb: tuple[int, int, int], spacing: float = 0.01) -> PointCloud:
