@@ -81,8 +81,6 @@ class WorldModelConfig:
             out=Path("runs/world-model"), learning_rate=1e-3, muon=2.0, eval_minutes=15.0
         )
     )
-    size: TransformerSize = field(default_factory=TransformerSize)
-    """size of the transformer; a run keeps the size it began with"""
     autoencoder: Path = Path("runs/autoencoder")
     """run folder of the trained autoencoder"""
     data: tuple[Path, ...] = (Path("runs/data/train"),)
@@ -108,6 +106,8 @@ class WorldModelConfig:
     forget_share: float = 0.08
     """share of samples that lose the map's render, and as many that lose the references"""
     seed: int = 0
+    size: TransformerSize = field(default_factory=TransformerSize)
+    """size of the transformer; a run keeps the size it began with"""
 
 
 class WorldModel(nn.Module):
