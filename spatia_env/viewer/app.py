@@ -7,6 +7,7 @@ progress bars and notices views that rest.
 
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -196,8 +197,9 @@ class Playground:
 
     def _show_now(self) -> None:
         now = self.session.now
+        self.show(self._to_play(now))  # first: it is what was waited for
+        self._show_frame(time.monotonic())
         self.stage.show(self.session.timeline)
-        self.show(self._to_play(now))
         self.timeline.changed()
         self.see.changed()
         if self.edit is not None:
@@ -213,9 +215,12 @@ class Playground:
     # -- ticking ---------------------------------------------------------------------------------------------
 
     def _tick_on(self) -> None:
-        while not self._stop.wait(TICK):
-            now = time.monotonic()
-            self._tick(now)
+        while not self._stop.is_set():
+            self._fresh.wait(TICK)  # a moment that has come is shown at once
+            try:
+                self._tick(time.monotonic())
+            except Exception:  # noqa: BLE001 - it serves everyone and must outlive what fails once
+                traceback.print_exc()
 
     def _tick(self, now: float) -> None:
         if self._fresh.is_set():
@@ -234,10 +239,13 @@ class Playground:
                 self.tell(owner, job.error)
         if self.server.get_clients():
             self.views.tick(now)
-            frame = self.player.frame(now)
-            if frame is not None and frame is not self._shown:
-                self._shown = frame
-                self.clip.frame_changed(frame)
+            self._show_frame(now)
+
+    def _show_frame(self, now: float) -> None:
+        frame = self.player.frame(now)
+        if frame is not None and frame is not self._shown:
+            self._shown = frame
+            self.clip.frame_changed(frame)
 
     @staticmethod
     def _set(handle: Any, content: str) -> None:
