@@ -159,6 +159,16 @@ class WorldsVectorEnv(VectorEnv):
         self._ended, self._taken = np.asarray(flags.any(0)), None
         return self._batch(), rewards, flags[0].copy(), flags[1].copy(), infos
 
+    def _add_info(
+        self, vector_infos: dict[str, Any], env_info: dict[str, Any], env_num: int
+    ) -> dict[str, Any]:
+        """As Gymnasium's; what is a number in one world may be None in another, such as the step of a closed loop."""
+        for key, value in env_info.items():
+            held = vector_infos.get(key)
+            if value is None and isinstance(held, np.ndarray) and held.dtype != object:
+                vector_infos[key] = np.where(vector_infos[f"_{key}"], held.astype(object), None)
+        return super()._add_info(vector_infos, env_info, env_num)
+
     def _waiting(self) -> np.ndarray:
         """Which worlds this step resets instead of stepping."""
         if self.autoreset_mode == AutoresetMode.NEXT_STEP:

@@ -214,6 +214,15 @@ def test_bad_arguments(model, options):
         SpatiaVectorEnv(**{"num_envs": 1, "model": model, "size": SIZE, **options})
 
 
+@pytest.mark.parametrize("steps", [(3, None, 5), (None, 3, 5)])
+def test_infos_that_are_numbers_in_some_worlds_and_none_in_others(vector, steps):
+    infos = {}
+    for world, step in enumerate(steps):
+        infos = vector._add_info(infos, {"slam": {"loop_step": step, "loop_m": 0.1}}, world)
+    assert infos["slam"]["loop_step"].tolist() == list(steps)
+    assert infos["slam"]["_loop_step"].all() and infos["slam"]["loop_m"].dtype == float
+
+
 def test_lists_of_single_actions_are_batches_too(vector):
     space = vector.single_action_space
     batch = [space.sample() for _ in range(N)]
