@@ -3,7 +3,9 @@
 Pictures are read by `pictures` and case folders by `cases`; their functions are here by name too.
 """
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,12 +24,21 @@ __all__ = [
     "fit_depth",
     "fit_image",
     "fit_mask",
+    "is_cloud",
     "read_case",
     "read_image",
 ]
 
 SOURCES = ("scene", "image", "world")
 RESET_OPTIONS = (*SOURCES, "intrinsics", "depth", "mask", "prompt", "pose")
+
+
+def is_cloud(source: object) -> bool:
+    """Whether the source of a world is a PLY file or a folder, not a saved world."""
+    if not isinstance(source, str | os.PathLike):
+        return False
+    path = Path(source)
+    return path.suffix.lower() == ".ply" or path.is_dir()
 
 
 def check_seed(seed: Any) -> int | None:
@@ -53,7 +64,8 @@ def check_reset_options(options: Any) -> dict[str, Any]:
             `scene`: seed (int) or name (str) of a simulated scene;
             `image`: path or array, with optional `intrinsics` ([4] or [3, 3], see `fit_image`), `depth` [H,
             W] in metres, and `mask` [H, W], set on what moves and is not to be remembered;
-            `world`: path of a saved world, or a `World`;
+            `world`: path of a saved world, or a `World`; or a PLY file, or the folder of a COLMAP text model (an
+            export of a world is one), with optional `intrinsics` ([4] or [3, 3]): see `clouds`;
             `depth`: with a scene, True starts from its true depth;
             `prompt`: text; `pose`: `c2w` [4, 4] of the first camera.
 
@@ -88,6 +100,8 @@ def check_reset_options(options: Any) -> dict[str, Any]:
 def _check_companions(options: dict[str, Any], source: str) -> None:
     for key in ("intrinsics", "mask"):
         if key in options and source != "image":
+            if key == "intrinsics" and is_cloud(options.get("world")):
+                continue
             raise ActionError(f"reset: {key!r} goes with an 'image'; a scene and a world have their own.")
     if "depth" not in options:
         return

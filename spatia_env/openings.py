@@ -1,4 +1,4 @@
-"""Open worlds: from a scene, a photograph or a saved world to the state that the first step starts from."""
+"""Open worlds: from a scene, a photograph, a saved world or a point cloud to the state before the first step."""
 
 import dataclasses
 import functools
@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 
+from spatia_env.clouds import open_cloud
 from spatia_env.errors import ActionError
+from spatia_env.inputs import is_cloud
 from spatia_env.memory.keyframes import Keyframe
 from spatia_env.memory.scene import SceneMemory
 from spatia_env.model.checkpoints import Checkpoint, read_config
@@ -48,6 +50,8 @@ def open_world(
     """
     seed = int(np_random.integers(2**62))
     if "world" in options:
+        if is_cloud(options["world"]):
+            return open_cloud(options, empty_memory, size, num_preceding, seed), network
         return open_saved(options, size), network
     if "image" in options:
         start = start_from_image(options, *size)

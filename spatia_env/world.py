@@ -186,11 +186,20 @@ class World:
         except WorldFormatError as error:
             raise WorldFormatError(f"{str(path)!r}: {error}") from error
 
-    def export(self, path: str | Path) -> None:
-        """Write `*.ply`, or into a folder PLY, COLMAP text model, transforms.json and keyframe pictures."""
+    def export(self, path: str | Path, layers: Collection[int] | None = None) -> None:
+        """Write `*.ply`, or into a new folder PLY, COLMAP text model, transforms.json and keyframe pictures.
+
+        Args:
+            path: Where to; `reset(options={"world": path})` begins a world from it.
+            layers: Which points: 0 observed, 1 edited; both by default.
+
+        Raises:
+            WorldIOError, WorldFormatError: See `memory.export.export`.
+        """
         from spatia_env.memory.storage import export
 
-        export(path, self.state.memory, list(self.state.keyframes), self.state.K, self.state.size)
+        state = self.state
+        export(path, state.memory, list(state.keyframes), state.K, state.size, layers)
 
 
 def _extended(

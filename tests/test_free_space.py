@@ -71,3 +71,11 @@ def test_pictures_without_depth_and_no_pictures_say_nothing():
         near, everything, c2w, K, [picture(torch.zeros(HEIGHT, WIDTH), camera(0, 0))]
     ).any()
     assert not seen_through(near, everything, c2w, K, []).any()
+
+
+def test_of_many_pictures_those_that_look_there_are_asked():
+    depth, everything = torch.full((1, HEIGHT, WIDTH), 1.0), torch.ones(1, HEIGHT, WIDTH, dtype=torch.bool)
+    away = look_at(torch.tensor([0.0, 0.0, 1.0]), torch.tensor([-4.0, 0.0, 1.0]))
+    others = [picture(torch.full((HEIGHT, WIDTH), 4.0), away)] * 60
+    facing = picture(torch.full((HEIGHT, WIDTH), 4.0), camera(0, 0))
+    assert seen_through(depth, everything, camera(0, 0)[None], K, [*others, facing, *others]).all()

@@ -205,6 +205,8 @@ def _changed(memory: SceneMemory, selection: Selection, change: Any) -> dict[int
 
 def _written(memory: SceneMemory, cloud: PointCloud, step: int, layer: int = EDITED) -> SceneMemory:
     """The map with a cloud's points, one a voxel, in place of what was in their voxels; within `max_points`."""
+    if not np.isfinite(cloud.position).all() or not np.isfinite(cloud.confidence).all():
+        raise EditError("a point is NaN or infinite; leave such points out.")
     limit = blk.MAX_BLOCK * memory.block * 0.99
     if (np.abs(cloud.position) >= limit).any():
         raise EditError(f"points would lie beyond {limit:.0f} m of the origin, the limit of a map.")

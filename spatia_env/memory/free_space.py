@@ -16,6 +16,10 @@ from spatia_env.cameras import invert_se3, project, unproject
 from spatia_env.memory.carving import MARGIN
 from spatia_env.memory.keyframes import Keyframe
 
+MOST = 32
+"""Keyframes that are asked: those that have most of the new points in sight."""
+SAMPLES = 64
+
 
 def seen_through(depth: Tensor, new: Tensor, c2w: Tensor, K: Tensor, keyframes: Sequence[Keyframe]) -> Tensor:
     """Pixels bool [T, H, W] among `new` whose points lie where a keyframe looks through.
@@ -32,6 +36,7 @@ def seen_through(depth: Tensor, new: Tensor, c2w: Tensor, K: Tensor, keyframes: 
         return out
     height, width = depth.shape[-2:]
     points = unproject(depth, K, c2w)[new]
+    keyframes = _facing(points, K, keyframes, height, width)
     through = torch.zeros(len(points), dtype=torch.bool)
     # The farthest of 3x3 pixels: a point is drawn as large as its spacing, and must not reach over a silhouette.
     surfaces = F.max_pool2d(torch.stack([k.depth for k in keyframes]).float()[:, None], 3, 1, 1)[:, 0]
@@ -43,3 +48,16 @@ def seen_through(depth: Tensor, new: Tensor, c2w: Tensor, K: Tensor, keyframes: 
         through |= inside & (behind > z * 1.04 + MARGIN)
     out[new] = through
     return out
+
+
+def _facing(
+    points: Tensor, K: Tensor, keyframes: Sequence[Keyframe], height: int, width: int
+) -> Sequence[Keyframe]:
+    """At most `MOST` keyframes, those that have most of (a few of) the points in sight; older ones first."""
+    if len(keyframes) <= MOST:
+        return keyframes
+    few = points[torch.linspace(0, len(points) - 1, min(SAMPLES, len(points))).long()]
+    uv, z = project(few, invert_se3(torch.stack([k.c2w for k in keyframes])), K)
+    inside = (z > 0) & (uv[..., 0] >= 0) & (uv[..., 0] < width) & (uv[..., 1] >= 0) & (uv[..., 1] < height)
+    best = inside.sum(1).argsort(descending=True, stable=True)[:MOST].sort().values
+    return [keyframes[i] for i in best.tolist()]
