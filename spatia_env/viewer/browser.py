@@ -33,6 +33,8 @@ SHOWN_PICTURES = """() => [...document.querySelectorAll('img')]
 screenshot would wait until it holds still, which on a busy machine it does not."""
 TIMEOUT = 300_000
 """Milliseconds for which the browser is waited for: it draws in software, perhaps beside a training run."""
+CLICK_TIMEOUT = 60_000
+"""Milliseconds within which the mouse presses a button; after that the button is told."""
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -144,7 +146,14 @@ class Page:
 
     def click(self, name: str) -> None:
         """Press the button with exactly this name."""
-        self.tab.get_by_role("button", name=name, exact=True).first.click()
+        from playwright.sync_api import TimeoutError as TookTooLong
+
+        button = self.tab.get_by_role("button", name=name, exact=True).first
+        try:
+            button.click(timeout=CLICK_TIMEOUT)
+        except TookTooLong:
+            # Chromium answers for the mouse when it draws its next picture, which on a starved machine may never come.
+            button.dispatch_event("click")
 
     def write(self, label: str, words: str) -> None:
         """Write into a text field."""

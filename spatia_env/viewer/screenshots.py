@@ -111,8 +111,8 @@ def edit(page: Page, app: Any) -> None:
     page.open_tab("Edit")
     page.switch("A click picks a thing")
     page.pause(1)
-    app.edit._tolerance.value = 0.25
-    for across, down in ((0.64, 0.57), (0.33, 0.54), (0.43, 0.36), (0.5, 0.7)):
+    app.edit._tolerance.value = 0.12
+    for across, down in ((0.43, 0.3), (0.42, 0.32), (0.06, 0.51), (0.67, 0.54)):
         before = app.edit._picked
         page.click_view(across, down)
         for _ in range(60):  # a busy machine takes its time; a click on nothing picks nothing at all
@@ -120,7 +120,7 @@ def edit(page: Page, app: Any) -> None:
             if app.edit._picked is not before:
                 break
         picked = app.edit._picked
-        if picked is not None and len(picked.position) > 80 and picked.size.max() < 1.3:
+        if picked is not None and len(picked.position) > 40 and picked.size.max() < 1.3:
             break
     _rest(page, app)
 
