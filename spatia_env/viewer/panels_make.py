@@ -194,7 +194,8 @@ class EditPanel:
             return
         self._picked, self._gizmo = picked, self._app.stage.draw_picked(picked)
         x, y, z = picked.size
-        words = f"{len(picked.position)} points, {x:.2f} x {y:.2f} x {z:.2f} m"
+        count = len(picked.position)
+        words = f"{count} point{'s' * (count != 1)}, {x:.2f} x {y:.2f} x {z:.2f} m"
         self._app._set(self._says, markup.note(words, markup.TEXT))
 
     def _switch(self, event: Any) -> None:
