@@ -7,10 +7,12 @@ A page holds blocks such as
     <!-- /bench -->
 
 whose inside is written from the file (a path relative to the page). `figures` is the table of figures with a reach,
-`all` adds those that are only reported, `SUITE` (such as `loop`) is that suite's rows, `published` are the published
-numbers of other systems. A test fails when a page and its files differ.
+`all` adds those that are only reported, `SUITE` (such as `loop`) is that suite's rows, `memory` all tables of
+`spatia bench memory`, `published` the published numbers of other systems. A test fails when a page and its files
+differ.
 """
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +22,12 @@ import tyro
 
 from spatia_env.bench.core import write_json
 from spatia_env.bench.published import published_lines
-from spatia_env.bench.report import read_results
+from spatia_env.bench.report import ResultsError, read_results
 from spatia_env.bench.tables import figure_lines, suite_lines
 from spatia_env.errors import ActionError
 
 BLOCK = re.compile(r"<!-- bench: (?P<file>\S+) (?P<what>\S+) -->\n(?P<inside>.*?)<!-- /bench -->", re.DOTALL)
-PAGES = (Path("README.md"), Path("docs/benchmark.md"))
+PAGES = (Path("README.md"), Path("docs/benchmark.md"), Path("docs/memory.md"))
 
 
 @dataclass(frozen=True)
@@ -90,12 +92,27 @@ def inside(path: Path, what: str) -> list[str]:
     """The lines of a block."""
     if what == "published":
         return published_lines()
+    if what == "memory":
+        return memory_lines(path)
     content = read_results(path)
     if what in ("figures", "all"):
         return [origin_line(content), "", *figure_lines(content["figures"], what == "all")]
     if what not in content["suites"]:
         raise ActionError(f"{path}: has no suite {what}; there are {', '.join(content['suites'])}.")
     return suite_lines(what, content["suites"][what])[2:]
+
+
+def memory_lines(path: Path) -> list[str]:
+    """What `spatia bench memory` found: what was run, the figures, and the rows of every probe."""
+    from spatia_env.bench.memory_bench import table_lines
+
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        run = content["run"]
+        return [f"`spatia bench memory --out DIR`, {run['hardware']['cores']} CPU cores, {run['date']}.", "",
+                *table_lines(content)]  # fmt: skip
+    except (OSError, ValueError, KeyError) as cause:
+        raise ResultsError(f"{path}: not a results file of `spatia bench memory` ({cause!r}).") from cause
 
 
 def origin_line(content: dict[str, Any]) -> str:
