@@ -166,7 +166,9 @@ class WorldsVectorEnv(VectorEnv):
         for key, value in env_info.items():
             held = vector_infos.get(key)
             if value is None and isinstance(held, np.ndarray) and held.dtype != object:
-                vector_infos[key] = np.where(vector_infos[f"_{key}"], held.astype(object), None)
+                loose = held.astype(object)
+                loose[~vector_infos[f"_{key}"]] = None
+                vector_infos[key] = loose
         return super()._add_info(vector_infos, env_info, env_num)
 
     def _waiting(self) -> np.ndarray:
