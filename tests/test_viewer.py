@@ -330,7 +330,7 @@ def test_layers_show_what_they_say():
 def test_clips_play_side_by_side_until_the_longest_ends():
     line = Timeline()
     moments = [line.add("clip", "a", "", None, clip_of(frames, value=40 * frames)) for frames in (2, 5)]
-    reel = pictures.reel(moments, "clip", width=206)
+    reel = pictures.Reel(moments, "clip", width=206)
     assert len(reel) == 5
     left, right = reel[4][10, 10], reel[4][10, 196]
     assert tuple(left) == (80, 80, 80) and tuple(right) == (200, 200, 200)
@@ -607,7 +607,7 @@ def test_a_view_rests_sooner_where_the_browser_draws_quickly():
         quick.move(torch.eye(4), 1 + 0.02 * index)
         slow.move(torch.eye(4), 1 + 0.15 * index)
     assert quick.rests(quick.moved + 0.13) and not quick.rests(quick.moved + 0.1)
-    assert slow.rests(slow.moved + 0.46) and not slow.rests(slow.moved + 0.3)
+    assert slow.rests(slow.moved + 0.25) and not slow.rests(slow.moved + 0.2)
     assert not View(None).rests(1e9)  # it has not moved
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tyro
 
+from spatia_env.batching import generate_clips
 from spatia_env.bench.core import write_json
 from spatia_env.bench.provenance import origin
 from spatia_env.distributed import RayVectorEnv
@@ -36,6 +37,8 @@ class RayKillsConfig:
     """Height and width of the frames, pixels."""
     model: str = "spatia-tiny"
     """Checkpoint."""
+    pause: float = 0.0
+    """Mean seconds between kills; 0 takes four times the first step's."""
     max_steps: int = 400
     """Give up after so many steps."""
     serve: bool = True
@@ -43,30 +46,84 @@ class RayKillsConfig:
 
 
 class Killer:
-    """Kills a random worker after a random pause, again and again, until told to stop.
+    """Kills a worker that lives after a random pause, again and again, until told to stop.
 
     Args:
         env: Whose workers.
         kills: How many.
-        pause: Mean seconds between kills.
+        pause: Mean seconds between kills; long enough for a new worker to begin, or no step would ever be made.
     """
 
     def __init__(self, env: RayVectorEnv, kills: int, pause: float) -> None:
         self.env, self.kills, self.pause, self.done = env, kills, pause, 0
+        self._killed: list[Any] = []
         self._rng, self._stop = np.random.default_rng(0), threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         while self.done < self.kills and not self._stop.wait(float(self._rng.uniform(0.1, 2 * self.pause))):
-            index = int(self._rng.integers(len(self.env.workers)))
-            self.env.ray.kill(self.env.workers[index], no_restart=True)
-            self.done += 1
+            living = [worker for worker in self.env.workers if worker not in self._killed]
+            if living:
+                worker = living[int(self._rng.integers(len(living)))]
+                self.env.ray.kill(worker, no_restart=True)
+                self._killed.append(worker)
+                self.done += 1
 
     def stop(self) -> None:
         """No more kills."""
         self._stop.set()
         self._thread.join()
+
+
+class Played:
+    """Actions, and what every step of every world returned: hashes of all of it, and of the clip's frames alone."""
+
+    def __init__(self, env: Any) -> None:
+        self.env = env
+        self.actions: list[Any] = []
+        self.steps: list[list[str]] = []
+        self.clips: list[list[str]] = []
+
+    def reset(self) -> None:
+        """Reset the worlds from a fixed seed."""
+        observation, _ = self.env.reset(seed=3)
+        self.steps.append([digest(_row(observation, i)) for i in range(self.env.num_envs)])
+
+    def step(self, action: Any | None = None) -> None:
+        """Step the worlds, by default with random actions."""
+        action = self.env.action_space.sample() if action is None else action
+        observation, rewards, terminated, truncated, infos = self.env.step(action)
+        self.actions.append(action)
+        worlds = range(self.env.num_envs)
+        self.steps.append(
+            [digest(_row(observation, i), rewards[i], terminated[i], truncated[i]) for i in worlds]
+        )
+        ended = terminated | truncated
+        last = [infos["final_obs"][i] if ended[i] else _row(observation, i) for i in worlds]
+        self.clips.append([digest(observation["frames"]) for observation in last])
+
+
+class Undisturbed(SpatiaVectorEnv):
+    """The worlds in one process. A clip is made alone or with the others', whichever the other run did.
+
+    The served pipeline batches what arrives together, and a batch may round a sum another way; either is the model's
+    clip for this very state. A step that was lost or repeated is neither.
+    """
+
+    wanted: Sequence[str] = ()
+
+    def _generate(self, pending: Any) -> dict[int, Any]:
+        requests = {
+            index: self.worlds[index].request(step.heard.text, step.view, step.references)
+            for index, step in pending.items()
+            if step.view is not None
+        }
+        clips = dict(zip(requests, generate_clips(self.pipeline, list(requests.values())), strict=True))
+        for index, request in requests.items():
+            if digest(clips[index].numpy()) != self.wanted[index]:
+                clips[index] = generate_clips(self.pipeline, [request])[0]
+        return clips
 
 
 def run_ray_kills(config: RayKillsConfig) -> dict[str, Any]:
@@ -78,82 +135,49 @@ def run_ray_kills(config: RayKillsConfig) -> dict[str, Any]:
     begin = time.perf_counter()
     env = RayVectorEnv(config.num_envs, workers=config.workers, serve=config.serve, **options)
     env.action_space.seed(1)
-    steps, kills = 0, 0
-    hashes: list[str] = []
-    actions: list[Any] = []
+    played = Played(env)
     try:
-        observation, _ = env.reset(seed=3)
-        hashes.append(digest(observation))
-        pause = _step_seconds(env, hashes, actions)
-        steps = len(actions)
-        killer = Killer(env, config.kills, pause)
+        env.ray.get([worker.ready.remote() for worker in env.workers])
+        played.reset()
+        start = time.perf_counter()
+        played.step()  # the first of a process, as every worker that is begun must make one
+        killer = Killer(env, config.kills, config.pause or 4 * (time.perf_counter() - start))
         try:
-            while killer.done < config.kills and steps < config.max_steps:
-                _step(env, hashes, actions)
-                steps += 1
+            while killer.done < config.kills and len(played.actions) < config.max_steps:
+                played.step()
         finally:
             killer.stop()
-            kills = killer.done
         for _ in range(2):  # the last to be killed must recover too
-            _step(env, hashes, actions)
-            steps += 1
+            played.step()
         replaced = env.replaced
     finally:
         env.close()
-    wrong = compare(config, options, hashes, actions)
     return {
         "run": {
-            "kills": kills,
-            "steps": steps,
+            "kills": killer.done,
+            "steps": len(played.actions),
             "replaced": replaced,
             "seconds": round(time.perf_counter() - begin, 1),
         },
-        "wrong": wrong,
+        "wrong": compare(config, options, played),
     }
 
 
-def compare(config: RayKillsConfig, options: dict[str, Any], hashes: list[str], actions: list[Any]) -> int:
-    """Steps whose result differs from an undisturbed run of the same actions in one process.
-
-    Every world calls the model alone, as a batch may round a sum another way.
-    """
-    worlds = [SpatiaVectorEnv(1, **options) for _ in range(config.num_envs)]
-    first = [world.reset(seed=3 + index)[0] for index, world in enumerate(worlds)]
-    wrong = int(digest(_together(first)) != hashes[0])
-    for expected, action in zip(hashes[1:], actions, strict=True):
-        rows = []
-        for index, world in enumerate(worlds):
-            own = {"camera": action["camera"][index : index + 1], "event": action["event"][index : index + 1]}
-            rows.append(world.step(own)[:4])
-        observation = _together([row[0] for row in rows])
-        wrong += int(
-            _digest(observation, [np.concatenate([row[i] for row in rows]) for i in (1, 2, 3)]) != expected
-        )
-    for world in worlds:
-        world.close()
-    return wrong
+def compare(config: RayKillsConfig, options: dict[str, Any], played: Played) -> int:
+    """Steps of a world whose result differs by a bit from an undisturbed run of the same actions in one process."""
+    env = Undisturbed(config.num_envs, **options)
+    again = Played(env)
+    again.reset()
+    for action, clips in zip(played.actions, played.clips, strict=True):
+        env.wanted = clips
+        again.step(action)
+    env.close()
+    pairs = zip(played.steps, again.steps, strict=True)
+    return sum(got != made for row, other in pairs for got, made in zip(row, other, strict=True))
 
 
-def _step_seconds(env: RayVectorEnv, hashes: list[str], actions: list[Any]) -> float:
-    begin = time.perf_counter()
-    for _ in range(2):
-        _step(env, hashes, actions)
-    return (time.perf_counter() - begin) / 2
-
-
-def _step(env: RayVectorEnv, hashes: list[str], actions: list[Any]) -> None:
-    action = env.action_space.sample()
-    actions.append(action)
-    observation, *flags, _ = env.step(action)
-    hashes.append(_digest(observation, flags))
-
-
-def _digest(observation: Any, flags: Sequence[np.ndarray]) -> str:
-    return digest(dict(observation) | {f"flag{i}": flag for i, flag in enumerate(flags)})
-
-
-def _together(observations: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    return {key: np.concatenate([one[key] for one in observations]) for key in observations[0]}
+def _row(observation: dict[str, np.ndarray], index: int) -> dict[str, np.ndarray]:
+    return {key: value[index] for key, value in observation.items()}
 
 
 def main(argv: Sequence[str]) -> int:

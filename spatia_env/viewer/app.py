@@ -5,6 +5,7 @@ was; each client has its own camera and its own preview. One thread ticks: it sh
 progress bars and notices views that rest.
 """
 
+import math
 import threading
 import time
 import traceback
@@ -27,6 +28,10 @@ from spatia_env.viewer.views import View, Views, may_leave
 
 TICK = 0.06
 """Seconds between ticks; half a frame of the player."""
+HEAD_START = 0.06
+"""Seconds by which the picture of a new clip is ahead of the map's changes."""
+TIDY_SECONDS = 1.0
+"""After a client left: by then its connection has ended too."""
 PANEL_WIDTH = 396
 BRAND = (255, 138, 76)
 
@@ -51,6 +56,7 @@ class Playground:
         self._stop = threading.Event()
         self._arriving = threading.Lock()
         self._shown: np.ndarray | None = None
+        self._tidy_at = math.inf
         self._build()
         session.subscribe(self._heard)
         self._show_now()
@@ -183,7 +189,7 @@ class Playground:
     def _left(self, client: Any) -> None:
         self.views.remove(client.client_id)
         self.session.queue.drop(client.client_id)
-        give_back()
+        self._tidy_at = min(self._tidy_at, time.monotonic() + TIDY_SECONDS)
 
     def _walk_to(self, view: View) -> None:
         start, end, count = self.session.now.state.c2w, view.c2w, self.session.num_frames
@@ -199,6 +205,9 @@ class Playground:
         now = self.session.now
         self.show(self._to_play(now))  # first: it is what was waited for
         self._show_frame(time.monotonic())
+        if self.server.get_clients():
+            # A browser draws all that has come together, so the picture would wait for what is heavy.
+            time.sleep(HEAD_START)
         self.stage.show(self.session.timeline)
         self.timeline.changed()
         self.see.changed()
@@ -216,7 +225,8 @@ class Playground:
 
     def _tick_on(self) -> None:
         while not self._stop.is_set():
-            self._fresh.wait(TICK)  # a moment that has come is shown at once
+            due = self.views.next_rest() - time.monotonic()
+            self._fresh.wait(TICK if due <= 0 else min(TICK, due))  # a moment that has come is shown at once
             try:
                 self._tick(time.monotonic())
             except Exception:  # noqa: BLE001 - it serves everyone and must outlive what fails once
@@ -237,6 +247,9 @@ class Playground:
             self._asked.remove((job, owner))
             if job.phase == "failed":
                 self.tell(owner, job.error)
+        if now >= self._tidy_at:
+            self._tidy_at = math.inf
+            give_back()
         if self.server.get_clients():
             self.views.tick(now)
             self._show_frame(now)

@@ -11,6 +11,7 @@ from typing import Any
 import tyro
 
 from spatia_env.errors import ActionError
+from spatia_env.viewer.memory import keep
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ def main(argv: list[str]) -> int:
     config = tyro.cli(ViewConfig, args=argv, prog="spatia view")
     began = time.monotonic()
     playground, url = open_playground(config)
+    keep()
     try:
         print(url, flush=True)
         print(f"opened in {time.monotonic() - began:.1f} s; Ctrl+C ends it", flush=True)

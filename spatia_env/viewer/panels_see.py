@@ -9,7 +9,7 @@ from spatia_env.errors import ViewerError
 from spatia_env.viewer import markup
 from spatia_env.viewer.clouds import COLOURINGS
 from spatia_env.viewer.panels_make import QUIET
-from spatia_env.viewer.pictures import LAYERS, WIDTH, reel
+from spatia_env.viewer.pictures import LAYERS, WIDTH, Reel
 from spatia_env.viewer.views import View
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class ClipPanel:
         gui = app.server.gui
         self.container = gui.add_folder(None)
         with self.container:
-            blank = reel([app.session.now], "clip")[0]
+            blank = Reel([app.session.now], "clip")[0]
             self._picture = gui.add_image(blank, format="jpeg", jpeg_quality=QUALITY)
             self._scrub = gui.add_slider(
                 "frame", min=0, max=app.session.num_frames - 1, step=1, initial_value=0

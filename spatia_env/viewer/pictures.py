@@ -48,34 +48,50 @@ def tint(frames: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) -> 
     return np.where(mask[..., None], laid, frames).astype(np.uint8)
 
 
-def reel(moments: Sequence[Moment], layer: Layer, width: int = WIDTH) -> list[np.ndarray]:
-    """Frames u8 [h, w, 3] that show moments side by side, each with its caption; as many as the longest clip.
+class Reel:
+    """Frames u8 [h, w, 3] that show moments side by side, each with its caption; as many as the longest clip has.
+
+    A frame is enlarged when it is first asked for, so that the first of a new clip is there at once.
 
     Args:
         moments: One to eight.
         layer: What of them.
         width: Pixels of the whole.
     """
-    columns = 1 if len(moments) == 1 else 2 if len(moments) <= 4 else 3
-    gap = 6
-    cell = (width - gap * (columns - 1)) // columns
-    strips = [layer_frames(moment.clip, layer) for moment in moments]
-    captions = [caption(moment, layer) for moment in moments]
-    height, across = strips[0].shape[1:3]
-    tall, bar = round(cell * height / across), 22
-    rows = -(-len(moments) // columns)
-    blank = np.full((rows * (tall + bar) + gap * (rows - 1), width, 3), PAPER, np.uint8)
-    for index, words in enumerate(captions):
-        left, top = index % columns * (cell + gap), index // columns * (tall + bar + gap)
-        blank[top + tall : top + tall + bar, left : left + cell] = text_bar(words, cell, bar)
-    frames = []
-    for at in range(max(len(strip) for strip in strips)):
-        frame = blank.copy()
-        for index, strip in enumerate(strips):
-            left, top = index % columns * (cell + gap), index // columns * (tall + bar + gap)
-            frame[top : top + tall, left : left + cell] = enlarge(strip[min(at, len(strip) - 1)], cell, tall)
-        frames.append(frame)
-    return frames
+
+    def __init__(self, moments: Sequence[Moment], layer: Layer, width: int = WIDTH) -> None:
+        columns = 1 if len(moments) == 1 else 2 if len(moments) <= 4 else 3
+        gap, bar = 6, 22
+        self._strips = [layer_frames(moment.clip, layer) for moment in moments]
+        height, across = self._strips[0].shape[1:3]
+        self._cell = (width - gap * (columns - 1)) // columns
+        self._tall = round(self._cell * height / across)
+        rows = -(-len(moments) // columns)
+        self._blank = np.full((rows * (self._tall + bar) + gap * (rows - 1), width, 3), PAPER, np.uint8)
+        self._corners: list[tuple[int, int]] = []
+        for index, moment in enumerate(moments):
+            left, top = index % columns * (self._cell + gap), index // columns * (self._tall + bar + gap)
+            words = text_bar(caption(moment, layer), self._cell, bar)
+            self._blank[top + self._tall : top + self._tall + bar, left : left + self._cell] = words
+            self._corners.append((left, top))
+        self._frames: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return max(len(strip) for strip in self._strips)
+
+    def __getitem__(self, at: int) -> np.ndarray:
+        """One frame, counted from 0; the same array each time."""
+        at = range(len(self))[at]
+        if at not in self._frames:
+            self._frames[at] = self._frame(at)
+        return self._frames[at]
+
+    def _frame(self, at: int) -> np.ndarray:
+        frame = self._blank.copy()
+        for strip, (left, top) in zip(self._strips, self._corners, strict=True):
+            picture = enlarge(strip[min(at, len(strip) - 1)], self._cell, self._tall)
+            frame[top : top + self._tall, left : left + self._cell] = picture
+        return frame
 
 
 def caption(moment: Moment, layer: Layer) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from spatia_env.viewer.moments import Moment
-from spatia_env.viewer.pictures import Layer, reel
+from spatia_env.viewer.pictures import Layer, Reel
 
 FPS = 8.0
 
@@ -23,7 +23,7 @@ class Player:
         self._lock = threading.Lock()
         self._width = width
         self._moments: tuple[Moment, ...] = ()
-        self._frames: list[np.ndarray] = []
+        self._frames: Reel | tuple[()] = ()
         self._at = 0
         self._due = 0.0
         self.layer: Layer = "clip"
@@ -41,7 +41,7 @@ class Player:
 
     def show(self, moments: Sequence[Moment], layer: Layer | None = None) -> None:
         """Show moments from their first frame, in another layer if one is given."""
-        frames = reel(moments, layer or self.layer, self._width)
+        frames = Reel(moments, layer or self.layer, self._width)
         with self._lock:
             self._moments, self.layer, self._frames = tuple(moments), layer or self.layer, frames
             self._at, self._due, self.playing = 0, time.monotonic() + 1 / FPS, True

@@ -25,7 +25,7 @@ from spatia_env.viewer.stage import rotation_of
 
 REST_SECONDS = (0.12, 0.5)
 """A view that has not moved for so long, at least and at most, has been let go."""
-PAUSES = 3.0
+PAUSES = 1.6
 """Between them: so many times as long as it last took from one place to the next. A browser says where its camera is
 50 times a second, or as often as it manages to draw."""
 UNKNOWN_PACE = 0.1
@@ -72,10 +72,15 @@ class View:
         self.pace = max(now - self.moved, 0.7 * self.pace) if self.moved else UNKNOWN_PACE
         self.c2w, self.moved = c2w, now
 
+    def rests_at(self) -> float | None:
+        """When it will have been let go if it does not move again; None when it was not moved."""
+        least, most = REST_SECONDS
+        return self.moved + min(max(PAUSES * self.pace, least), most) if self.moved else None
+
     def rests(self, now: float) -> bool:
         """Whether it was moved and has been let go."""
-        least, most = REST_SECONDS
-        return self.moved > 0 and now - self.moved > min(max(PAUSES * self.pace, least), most)
+        due = self.rests_at()
+        return due is not None and now >= due
 
 
 class Views:
@@ -140,6 +145,11 @@ class Views:
                 view.moved = 0.0
                 if not self.is_at_walker(view):
                     self._rested(view)
+
+    def next_rest(self) -> float:
+        """When the next view will have come to rest (monotonic seconds), infinity if none moves."""
+        times = [view.rests_at() for view in tuple(self._views.values()) if view.walks and not view.free]
+        return min((time for time in times if time is not None), default=math.inf)
 
     def is_at_walker(self, view: View) -> bool:
         """Whether a view is the walker's, nearly."""
