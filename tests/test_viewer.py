@@ -585,6 +585,18 @@ def test_a_late_browser_is_not_taken_for_a_user_who_walks(session):
     views.close()
 
 
+def test_a_browser_that_says_again_where_every_page_begins_does_not_walk(session):
+    walker = upright(session.now.state.c2w)
+    rested = []
+    views = Views(session, 32, rested.append)
+    view = views.add(Client(walker), types.SimpleNamespace(image=None), walks=True)
+    view.client.say(Camera(walker))
+    view.client.say(Camera(look_at(torch.tensor([3.0, 3.0, 3.0]), torch.zeros(3))))
+    views.tick(time.monotonic() + 100)
+    assert rested == [] and view.c2w.equal(walker)
+    views.close()
+
+
 def test_a_user_who_moves_before_the_browser_has_said_where_it_was_put_is_heard(session):
     walker = upright(session.now.state.c2w)
     away, on = walker.clone(), walker.clone()

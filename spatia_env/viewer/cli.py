@@ -26,7 +26,7 @@ class ViewConfig:
     image: Path | None = None
     """Photograph to open"""
     world: Path | None = None
-    """Saved world to open (.spatia)"""
+    """World to open: a saved one (.spatia), a point cloud (.ply) or a COLMAP folder"""
     case: Path | None = None
     """Case folder to open: img.jpg, w2c.txt, intrinsics.txt, prompt.txt"""
     prompt: str | None = None
@@ -36,7 +36,7 @@ class ViewConfig:
     model: str | None = None
     """Checkpoint: a name or a folder; the packaged one by default"""
     size: tuple[int, int] | None = None
-    """Height and width of the frames in pixels"""
+    """Height and width of the frames in pixels; those of --world by default, else the model's"""
     worlds: Path = Path("worlds")
     """Folder that worlds are saved in and opened from"""
     read_only: bool = False
@@ -107,11 +107,19 @@ def make_env(config: ViewConfig) -> Any:
     """The environment that a session walks in."""
     import gymnasium as gym
 
-    given = {"model": config.model, "size": config.size}
+    given = {"model": config.model, "size": config.size or _size_of(config.world)}
     options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     # A walk ends when its user says so.
     env = gym.make("spatia_env:SpatiaPath-v0", max_episode_steps=-1, debug=True, timings=True, **options)
     return env.unwrapped
+
+
+def _size_of(path: Path | None) -> tuple[int, int] | None:
+    """The size of a saved world's frames; None without one."""
+    from spatia_env.inputs import is_cloud
+    from spatia_env.world import World
+
+    return None if path is None or is_cloud(path) else World.load(path).state.size
 
 
 def opening(config: ViewConfig) -> tuple[dict[str, Any], str]:

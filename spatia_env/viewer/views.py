@@ -34,6 +34,9 @@ NEAR_METRES, NEAR_DEGREES = 0.02, 1.0
 """A view this close to the walker is the walker's."""
 LOOK_AT = 0.05
 """Metres ahead about which the browser turns its camera: so near that it turns on the spot."""
+STOCK = 3.0
+"""Metres along each axis from the origin, at which it looks: where every page of viser begins. A busy browser may say so
+again after it has been placed."""
 PLACING_SECONDS = 30.0
 """For so long at most a browser is waited for that was told where its camera is; slow ones take seconds."""
 
@@ -176,7 +179,7 @@ class Views:
 
     def _moved(self, view: View, camera: Any) -> None:
         new, now = pose_of(camera), time.monotonic()
-        if new is None:
+        if new is None or _near(new, look_at(torch.full((3,), STOCK), torch.zeros(3))):
             return
         before, view.reported = view.reported, new
         if view.placed:
