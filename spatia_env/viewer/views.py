@@ -35,8 +35,8 @@ NEAR_METRES, NEAR_DEGREES = 0.02, 1.0
 LOOK_AT = 0.05
 """Metres ahead about which the browser turns its camera: so near that it turns on the spot."""
 STOCK = 3.0
-"""Metres along each axis from the origin, at which it looks: where every page of viser begins. A busy browser may say so
-again after it has been placed."""
+"""Metres along each axis from the origin, at which it looks: where every page of viser begins. A busy browser may say
+so again after it has been placed."""
 PLACING_SECONDS = 30.0
 """For so long at most a browser is waited for that was told where its camera is; slow ones take seconds."""
 
