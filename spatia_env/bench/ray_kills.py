@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import tyro
+from tqdm import tqdm
 
 from spatia_env.batching import generate_clips
 from spatia_env.bench.core import write_json
@@ -143,8 +144,10 @@ def run_ray_kills(config: RayKillsConfig) -> dict[str, Any]:
         played.step()  # the first of a process, as every worker that is begun must make one
         killer = Killer(env, config.kills, config.pause or 4 * (time.perf_counter() - start))
         try:
-            while killer.done < config.kills and len(played.actions) < config.max_steps:
-                played.step()
+            with tqdm(desc="kills", unit="kill", total=config.kills) as bar:
+                while killer.done < config.kills and len(played.actions) < config.max_steps:
+                    played.step()
+                    bar.update(killer.done - bar.n)
         finally:
             killer.stop()
         for _ in range(2):  # the last to be killed must recover too
@@ -165,13 +168,21 @@ def run_ray_kills(config: RayKillsConfig) -> dict[str, Any]:
 
 def compare(config: RayKillsConfig, options: dict[str, Any], played: Played) -> int:
     """Steps of a world whose result differs by a bit from an undisturbed run of the same actions in one process."""
-    env = Undisturbed(config.num_envs, **options)
-    again = Played(env)
-    again.reset()
-    for action, clips in zip(played.actions, played.clips, strict=True):
-        env.wanted = clips
-        again.step(action)
-    env.close()
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as workers have it: another number of threads rounds sums another way
+    try:
+        env = Undisturbed(config.num_envs, **options)
+        again = Played(env)
+        again.reset()
+        steps = zip(played.actions, played.clips, strict=True)
+        for action, clips in tqdm(steps, desc="undisturbed", unit="step", total=len(played.actions)):
+            env.wanted = clips
+            again.step(action)
+        env.close()
+    finally:
+        torch.set_num_threads(threads)
     pairs = zip(played.steps, again.steps, strict=True)
     return sum(got != made for row, other in pairs for got, made in zip(row, other, strict=True))
 
@@ -185,7 +196,8 @@ def main(argv: Sequence[str]) -> int:
     config = tyro.cli(RayKillsConfig, args=list(argv), prog="spatia bench ray")
     found = run_ray_kills(config)
     run = found["run"]
-    command = f"spatia bench ray --kills {config.kills} --out {config.out}"
+    pause = f" --pause {config.pause:g}" if config.pause else ""
+    command = f"spatia bench ray --kills {config.kills}{pause} --out {config.out}"
     figure = {
         "title": f"steps lost or repeated under {run['kills']} kills of Ray workers", "unit": "",
         "value": found["wrong"], "ci": [found["wrong"]] * 2, "n": run["steps"], "reach": "<= 0",
