@@ -8,8 +8,9 @@ A page holds blocks such as
 
 whose inside is written from the file (a path relative to the page). `figures` is the table of figures with a reach,
 `all` adds those that are only reported, `SUITE` (such as `loop`) is that suite's rows, `memory` all tables of
-`spatia bench memory`, `published` the published numbers of other systems. A test fails when a page and its files
-differ.
+`spatia bench memory`, `lone` the figures of the benches that do not look at scenes of a split (vector, ray, policy),
+`policies` the rows of `spatia bench policy`, `published` the published numbers of other systems. A test fails when a
+page and its files differ.
 """
 
 import json
@@ -27,7 +28,10 @@ from spatia_env.bench.tables import figure_lines, suite_lines
 from spatia_env.errors import ActionError
 
 BLOCK = re.compile(r"<!-- bench: (?P<file>\S+) (?P<what>\S+) -->\n(?P<inside>.*?)<!-- /bench -->", re.DOTALL)
-PAGES = (Path("README.md"), Path("docs/benchmark.md"), Path("docs/memory.md"))
+PAGES = tuple(
+    Path(page)
+    for page in ("README.md", "docs/benchmark.md", "docs/memory.md", "docs/scale.md", "agents/README.md")
+)
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,10 @@ def inside(path: Path, what: str) -> list[str]:
         return published_lines()
     if what == "memory":
         return memory_lines(path)
+    if what == "lone":
+        return lone_lines(path)
+    if what == "policies":
+        return policy_lines(path)
     content = read_results(path)
     if what in ("figures", "all"):
         return [origin_line(content), "", *figure_lines(content["figures"], what == "all")]
@@ -113,6 +121,38 @@ def memory_lines(path: Path) -> list[str]:
                 *table_lines(content)]  # fmt: skip
     except (OSError, ValueError, KeyError) as cause:
         raise ResultsError(f"{path}: not a results file of `spatia bench memory` ({cause!r}).") from cause
+
+
+def lone_lines(path: Path) -> list[str]:
+    """The figures of one run, and its command."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        run, figures = content["run"], content["figures"]
+        command = next(iter(figures.values()))["command"]
+        where = f"{run['hardware']['cores']} CPU cores, {run['date']}"
+        lines = [f"`{command}`, {where}.", "", "| figure | value | reach | holds |", "|---|---|---|---|"]
+        for name, figure in figures.items():
+            low, high = figure["ci"]
+            spread = f" [{low:.3g}, {high:.3g}]" if low != high else ""
+            holds = {True: "yes", False: "**no**", None: ""}[figure["holds"]]
+            value = f"{figure['value']:.3g} {figure['unit']}".strip()
+            lines.append(
+                f"| {figure['title']} (`{name}`) | {value}{spread} | {figure['reach'] or ''} | {holds} |"
+            )
+        return lines
+    except (OSError, ValueError, KeyError, StopIteration) as cause:
+        raise ResultsError(f"{path}: not a results file with figures ({cause!r}).") from cause
+
+
+def policy_lines(path: Path) -> list[str]:
+    """The rows of `spatia bench policy`."""
+    from spatia_env.bench.policy_report import table_text
+
+    try:
+        lines = table_text(json.loads(path.read_text(encoding="utf-8"))).rstrip().splitlines()
+        return lines[next(at for at, line in enumerate(lines) if line.startswith("| policy |")) :]
+    except (OSError, ValueError, KeyError, StopIteration) as cause:
+        raise ResultsError(f"{path}: not a results file of `spatia bench policy` ({cause!r}).") from cause
 
 
 def origin_line(content: dict[str, Any]) -> str:
