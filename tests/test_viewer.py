@@ -562,6 +562,15 @@ class Client:
         return contextlib.nullcontext()
 
 
+def test_a_saved_world_is_opened_at_its_own_size(session, tmp_path):
+    path = tmp_path / "room.spatia"
+    session.env.world.save(path)
+    for world, size in ((path, None), (tmp_path / "room.ply", (64, 96))):  # a cloud has none of its own
+        env = make_env(ViewConfig(world=world, size=size))
+        assert env.observation_space["frames"].shape[1:3] == session.now.state.size
+        env.close()
+
+
 def test_a_late_browser_is_not_taken_for_a_user_who_walks(session):
     walker = upright(session.now.state.c2w)
     away = walker.clone()
