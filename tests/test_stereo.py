@@ -7,11 +7,12 @@ import torch
 
 from maps import same_map
 from rooms import room_view
-from spatia_env.cameras import intrinsics_from_fov, look_at, se3_exp
+from spatia_env.cameras import intrinsics_from_fov, invert_se3, look_at, project, se3_exp, unproject
 from spatia_env.memory.keyframes import Keyframe
 from spatia_env.memory.scene import SceneMemory
 from spatia_env.memory.warping import slide
 from spatia_env.revision import candidates, revise
+from spatia_env.slam import stereo
 from spatia_env.slam.stereo import refine
 from spatia_env.world import WorldState
 
@@ -91,3 +92,28 @@ def test_what_was_measured_and_what_was_seen_from_there_before_stays():
     again = dataclasses.replace(state, keyframes=(*state.keyframes, elsewhere))
     assert candidates(state, THERE, state.memory.render(THERE, K, H, W)) == [0]
     assert candidates(again, THERE, state.memory.render(THERE, K, H, W)) == []
+
+
+def test_path_costs_equal_a_search_over_all_offsets():
+    generator = torch.Generator().manual_seed(0)
+    for count in (1, 2, 7, 25):
+        costs, edge = (torch.rand(*shape, generator=generator) for shape in ((count, 2, 9), (2, 9)))
+        labels = torch.arange(count)
+        change = (stereo.SLOPE * (labels[:, None] - labels).abs()).clamp_max(stereo.JUMP)
+        slow = (costs[:, None] + edge * change[..., None, None]).amin(0)
+        assert torch.allclose(stereo._reached(costs, costs.amin(0), edge), slow, atol=1e-6)
+
+
+def test_places_along_rays_and_least_values_equal_the_obvious():
+    generator = torch.Generator().manual_seed(1)
+    depth = 1 + torch.rand(H, W, generator=generator)
+    rays, offsets = unproject(depth, K, HERE).flatten(0, 1) - HERE[:3, 3], torch.tensor([-0.2, 0.0, 0.1])
+    uv, z = stereo._along(HERE[:3, 3], rays, offsets, THERE[0], K)
+    for row, offset in enumerate(offsets):
+        slow_uv, slow_z = project(HERE[:3, 3] + rays * offset.exp(), invert_se3(THERE[:1]), K)
+        assert torch.allclose(uv[row], slow_uv[0], atol=1e-3) and torch.allclose(z[row], slow_z[0], atol=1e-5)
+    stack = torch.rand(5, 3, 4, generator=generator)
+    pooled = torch.nn.functional.avg_pool2d(stack, 3, 1, 1)
+    assert torch.allclose(stereo._box(stack), pooled, atol=1e-6)
+    for kept in (1, 2, 3):
+        assert stereo._least(stack, kept).equal(stack.sort(0).values[:kept])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from spatia_env.cameras import invert_se3, project, scale_intrinsics, unproject
+from spatia_env.cameras import invert_se3, scale_intrinsics, unproject
 
 SIDE = 128
 """Larger pictures are made smaller until their shorter side has less than twice so many pixels."""
@@ -28,6 +28,8 @@ STEP, ROUNDS = 0.03, 40
 """The factor is evened out over the surface, so many times among neighbours; less across such a step in log depth."""
 LEAST_PARALLAX = 0.2
 """Pixels by which the depths tried must move a typical pixel, each way."""
+UNSEEN = 1e3
+"""Stands for the difference where a picture does not show a place."""
 LEAST_SEEN = 0.2
 """Share of the picture that another must show to be asked."""
 LEAST_GAIN = 0.1
@@ -98,79 +100,114 @@ def _costs(
 ) -> Tensor | None:
     """Cost [h, w, L] in [0, 1] of every offset; None where no other picture sees enough from far enough away."""
     height, width = z.shape
-    points = unproject(z, K, c2w).flatten(0, 1)
     centre = c2w[:3, 3]
-    rays = points - centre
+    rays = unproject(z, K, c2w).flatten(0, 1) - centre
     valid = z.flatten() > 0
+    flat = picture.flatten(1)[:, None]
     sums, counts = [], []
     for other, pose in zip(others, poses, strict=True):
-        w2c = invert_se3(pose[None])
-        ends, depths = project(
-            torch.cat([centre + rays * float(offsets[0].exp()), centre + rays * float(offsets[-1].exp())]),
-            w2c,
-            K,
-        )
-        near, far = ends[0].chunk(2)
-        inside = _inside(ends[0], depths[0], height, width).view(2, -1).all(0) & valid
+        # Places on a ray lie on a line in the picture, and that is convex: what holds at both ends holds between.
+        ends, depths = _along(centre, rays, offsets[[0, -1]], pose, K)
+        inside = _inside(ends, depths, height, width).all(0) & valid
         if float(inside.float().mean()) < LEAST_SEEN:
             continue
-        if float((near - far).norm(dim=-1)[inside].median()) < 2 * LEAST_PARALLAX:
+        if float((ends[0] - ends[1]).norm(dim=-1)[inside].median()) < 2 * LEAST_PARALLAX:
             continue
-        tried = centre + rays[None] * offsets.exp()[:, None, None]
-        uv, depth = project(tried.flatten(0, 1), w2c, K)
-        ok = _inside(uv[0], depth[0], height, width).view(len(offsets), -1) & valid
-        grid = (uv[0] / uv.new_tensor([width, height]) * 2 - 1).view(1, len(offsets), height * width, 2)
-        shown = F.grid_sample(other[None], grid, mode="bilinear", padding_mode="border", align_corners=False)[
-            0
-        ]
-        difference = (shown - picture.flatten(1)[:, None]).abs().mean(0).clamp_max(2 * DIFFERENCE)
-        ok = ok.all(0, keepdim=True).expand_as(ok)
-        sums.append(torch.where(ok, difference, 0.0).view(-1, height, width))
-        counts.append(ok[0].float().view(height, width))
+        uv, _ = _along(centre, rays, offsets, pose, K)
+        grid = uv.mul_(2 / uv.new_tensor([width, height])).sub_(1)[None]
+        shown = F.grid_sample(other[None], grid, mode="bilinear", padding_mode="border", align_corners=False)
+        difference = shown[0].sub_(flat).abs_().mean(0).clamp_max_(2 * DIFFERENCE)
+        sums.append((difference * inside).view(-1, height, width))
+        counts.append(inside.view(height, width))
     if not sums:
         return None
     # Each picture's differences are averaged over 3x3 pixels; where things hide the place, the better half counts.
-    stack = torch.stack([F.avg_pool2d(s[None], 3, 1, 1)[0] for s in sums])
+    stack = _box(torch.stack(sums))
     seen = torch.stack(counts)[:, None]
-    stack = torch.where(seen > 0, stack, 1e3)
-    kept = max(1, (len(sums) + 1) // 2)
-    best = stack.sort(0).values[:kept]
-    there = (best < 1e2).float()
+    stack = torch.where(seen, stack, UNSEEN)
+    kept = (len(sums) + 1) // 2
+    best = _least(stack, kept)
+    there = best < UNSEEN
     cost = (best * there).sum(0) / there.sum(0).clamp_min(1)
     return (cost / DIFFERENCE).clamp_max(1).movedim(0, -1)
 
 
-def _inside(uv: Tensor, z: Tensor, height: int, width: int) -> Tensor:
-    return (
-        (z > 0.1)
-        & (uv[..., 0] > 0.5)
-        & (uv[..., 0] < width - 0.5)
-        & (uv[..., 1] > 0.5)
-        & (uv[..., 1] < height - 0.5)
+def _box(x: Tensor) -> Tensor:
+    """Means over 3x3 pixels of x [..., h, w], 0 beyond its edges: what `avg_pool2d` gives, four times as fast."""
+    across = x.clone()
+    across[..., 1:] += x[..., :-1]
+    across[..., :-1] += x[..., 1:]
+    both = across.clone()
+    both[..., 1:, :] += across[..., :-1, :]
+    both[..., :-1, :] += across[..., 1:, :]
+    return both.mul_(1 / 9)
+
+
+def _least(stack: Tensor, kept: int) -> Tensor:
+    """The `kept` least values [kept, ...] of each place in a stack [N, ...]; for few, sooner than sorting."""
+    rows = list(stack)
+    for first in range(kept):
+        for at in range(len(rows) - 1, first, -1):
+            rows[at - 1], rows[at] = (
+                torch.minimum(rows[at - 1], rows[at]),
+                torch.maximum(rows[at - 1], rows[at]),
+            )
+    return torch.stack(rows[:kept])
+
+
+def _along(centre: Tensor, rays: Tensor, offsets: Tensor, c2w: Tensor, K: Tensor) -> tuple[Tensor, Tensor]:
+    """Pixel coordinates [L, P, 2] and z-depth [L, P] in a camera of places on rays [P, 3], at L log factors.
+
+    What `project(centre + rays * offset.exp())` gives: rotated once, as a factor only moves along the ray.
+    """
+    w2c = invert_se3(c2w)
+    start, way = w2c[:3, :3] @ centre + w2c[:3, 3], rays @ w2c[:3, :3].T
+    factor = offsets.exp()[:, None]
+    x, y, z = (torch.addcmul(start[i], factor, way[:, i]) for i in range(3))
+    inverse = z.clamp_min(1e-6).reciprocal_()
+    uv = torch.stack(
+        [x.mul_(inverse).mul_(K[0, 0]).add_(K[0, 2]), y.mul_(inverse).mul_(K[1, 1]).add_(K[1, 2])], -1
     )
+    return uv, z
+
+
+def _inside(uv: Tensor, z: Tensor, height: int, width: int) -> Tensor:
+    u, v = uv.unbind(-1)
+    return (z > 0.1) & (u > 0.5) & (u < width - 0.5) & (v > 0.5) & (v < height - 0.5)
 
 
 def _smooth(unary: Tensor, picture: Tensor) -> Tensor:
     """Summed path costs [h, w, L] of semi-global matching along rows and columns, both ways."""
     image = picture.movedim(0, -1)
-    labels = torch.arange(unary.shape[-1], dtype=unary.dtype)
-    change = (SLOPE * (labels[:, None] - labels).abs()).clamp_max(JUMP)
-    total = _sweeps(unary, image, change)
-    return total + _sweeps(unary.transpose(0, 1), image.transpose(0, 1), change).transpose(0, 1)
+    total = _sweeps(unary, image)
+    return total + _sweeps(unary.transpose(0, 1), image.transpose(0, 1)).transpose(0, 1)
 
 
-def _sweeps(unary: Tensor, image: Tensor, change: Tensor) -> Tensor:
+def _sweeps(unary: Tensor, image: Tensor) -> Tensor:
     """Path costs [h, w, L] down and up the rows, summed."""
     edge = 0.15 + torch.exp(-(image[1:] - image[:-1]).square().sum(-1) / (2 * CONTRAST**2))
-    both = torch.stack([unary, unary.flip(0)], 1)  # [h, 2, w, L]
-    edges = torch.stack([edge, edge.flip(0)], 1)[..., None, None]
-    out = torch.empty_like(both)
-    out[0] = both[0]
-    for row in range(1, len(both)):
+    levels = unary.movedim(-1, 1)
+    out = torch.stack([levels, levels.flip(0)], 2).contiguous()  # [h, L, 2, w]
+    edges = torch.stack([edge, edge.flip(0)], 1)  # [h - 1, 2, w]
+    for row in range(1, len(out)):
         previous = out[row - 1]
-        reached = (previous[..., None] + edges[row - 1] * change).amin(-2)
-        out[row] = both[row] + reached - previous.amin(-1, keepdim=True)
-    return out[:, 0] + out[:, 1].flip(0)
+        least = previous.amin(0)
+        out[row] += _reached(previous, least, edges[row - 1]).sub_(least)
+    return (out[:, :, 0] + out[:, :, 1].flip(0)).movedim(1, -1)
+
+
+def _reached(costs: Tensor, least: Tensor, edge: Tensor) -> Tensor:
+    """Least of `costs[k] + edge * min(SLOPE * |l - k|, JUMP)` over k, for each l: costs [L, ...], least [...].
+
+    Steps of 1, 2 and 4 offsets, each taken or not, add up to whatever is cheaper than a jump.
+    """
+    reached, slope, step = costs.clone(), edge * SLOPE, 1
+    while step * SLOPE < JUMP and step < len(costs):
+        dearer = reached + step * slope
+        torch.minimum(reached[step:], dearer[:-step], out=reached[step:])
+        torch.minimum(reached[:-step], dearer[step:], out=reached[:-step])
+        step *= 2
+    return torch.minimum(reached, least + edge * JUMP, out=reached)
 
 
 def _sharpness(total: Tensor, best: Tensor) -> Tensor:
