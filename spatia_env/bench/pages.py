@@ -15,6 +15,7 @@ page and its files differ.
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,12 +97,8 @@ def inside(path: Path, what: str) -> list[str]:
     """The lines of a block."""
     if what == "published":
         return published_lines()
-    if what == "memory":
-        return memory_lines(path)
-    if what == "lone":
-        return lone_lines(path)
-    if what == "policies":
-        return policy_lines(path)
+    if what in OTHERS:
+        return lines_of(path, OTHERS[what])
     content = read_results(path)
     if what in ("figures", "all"):
         return [origin_line(content), "", *figure_lines(content["figures"], what == "all")]
@@ -110,49 +107,53 @@ def inside(path: Path, what: str) -> list[str]:
     return suite_lines(what, content["suites"][what])[2:]
 
 
-def memory_lines(path: Path) -> list[str]:
+def lines_of(path: Path, make: Callable[[dict[str, Any]], list[str]]) -> list[str]:
+    """What `make` writes of a results file of another form than `read_results` knows.
+
+    Raises:
+        ResultsError: It cannot be read, or lacks what is written.
+    """
+    try:
+        return make(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, StopIteration) as cause:
+        raise ResultsError(f"{path}: not a results file of that bench ({cause!r}).") from cause
+
+
+def memory_lines(content: dict[str, Any]) -> list[str]:
     """What `spatia bench memory` found: what was run, the figures, and the rows of every probe."""
     from spatia_env.bench.memory_bench import table_lines
 
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        run = content["run"]
-        return [f"`spatia bench memory --out DIR`, {run['hardware']['cores']} CPU cores, {run['date']}.", "",
-                *table_lines(content)]  # fmt: skip
-    except (OSError, ValueError, KeyError) as cause:
-        raise ResultsError(f"{path}: not a results file of `spatia bench memory` ({cause!r}).") from cause
+    run = content["run"]
+    first = f"`spatia bench memory --out DIR`, {run['hardware']['cores']} CPU cores, {run['date']}."
+    return [first, "", *table_lines(content)]
 
 
-def lone_lines(path: Path) -> list[str]:
+def lone_lines(content: dict[str, Any]) -> list[str]:
     """The figures of one run, and its command."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        run, figures = content["run"], content["figures"]
-        command = next(iter(figures.values()))["command"]
-        where = f"{run['hardware']['cores']} CPU cores, {run['date']}"
-        lines = [f"`{command}`, {where}.", "", "| figure | value | reach | holds |", "|---|---|---|---|"]
-        for name, figure in figures.items():
-            low, high = figure["ci"]
-            spread = f" [{low:.3g}, {high:.3g}]" if low != high else ""
-            holds = {True: "yes", False: "**no**", None: ""}[figure["holds"]]
-            value = f"{figure['value']:.3g} {figure['unit']}".strip()
-            lines.append(
-                f"| {figure['title']} (`{name}`) | {value}{spread} | {figure['reach'] or ''} | {holds} |"
-            )
-        return lines
-    except (OSError, ValueError, KeyError, StopIteration) as cause:
-        raise ResultsError(f"{path}: not a results file with figures ({cause!r}).") from cause
+    run, figures = content["run"], content["figures"]
+    command = next(iter(figures.values()))["command"]
+    where = f"{run['hardware']['cores']} CPU cores, {run['date']}"
+    lines = [f"`{command}`, {where}.", "", "| figure | value | reach | holds |", "|---|---|---|---|"]
+    for name, figure in figures.items():
+        low, high = figure["ci"]
+        spread = f" [{low:.3g}, {high:.3g}]" if low != high else ""
+        holds = {True: "yes", False: "**no**", None: ""}[figure["holds"]]
+        value = f"{figure['value']:.3g} {figure['unit']}".strip()
+        lines.append(
+            f"| {figure['title']} (`{name}`) | {value}{spread} | {figure['reach'] or ''} | {holds} |"
+        )
+    return lines
 
 
-def policy_lines(path: Path) -> list[str]:
+def policy_rows(content: dict[str, Any]) -> list[str]:
     """The rows of `spatia bench policy`."""
-    from spatia_env.bench.policy_report import table_text
+    from spatia_env.bench.policy_report import policy_lines
 
-    try:
-        lines = table_text(json.loads(path.read_text(encoding="utf-8"))).rstrip().splitlines()
-        return lines[next(at for at, line in enumerate(lines) if line.startswith("| policy |")) :]
-    except (OSError, ValueError, KeyError, StopIteration) as cause:
-        raise ResultsError(f"{path}: not a results file of `spatia bench policy` ({cause!r}).") from cause
+    return policy_lines(content["suites"]["policy"])
+
+
+OTHERS = {"memory": memory_lines, "lone": lone_lines, "policies": policy_rows}
+"""Blocks from results of another form than the scenes' benches write."""
 
 
 def origin_line(content: dict[str, Any]) -> str:

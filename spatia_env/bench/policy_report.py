@@ -190,15 +190,20 @@ def table_text(content: Mapping[str, Any]) -> str:
             f"| {figure['title']} (`{name}`) | {figure['value']:.3f} [{low:.3f}, {high:.3f}], n = {figure['n']} "
             f"| {figure['reach'] or ''} | {holds} |"
         )
-    table = content["suites"]["policy"]
+    lines += ["", *policy_lines(content["suites"]["policy"])]
+    lines += [f"\nDo not trust this run: {problem}." for problem in content["problems"]]
+    return "\n".join(lines) + "\n"
+
+
+def policy_lines(table: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """The policies' rows as a Markdown table."""
     columns = list(dict.fromkeys(name for row in table.values() for name in row))
-    lines += ["", "| policy | " + " | ".join(column.replace("_", " ") for column in columns) + " |"]
+    lines = ["| policy | " + " | ".join(column.replace("_", " ") for column in columns) + " |"]
     lines += ["|---" * (len(columns) + 1) + "|"]
     for policy, row in table.items():
         cells = " | ".join(f"{row[column]:.3f}" if column in row else "" for column in columns)
         lines.append(f"| {policy} | {cells} |")
-    lines += [f"\nDo not trust this run: {problem}." for problem in content["problems"]]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def write_policy_plots(folder: Path, units: Units) -> str:

@@ -14,7 +14,6 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from spatia_env.batching import generate_clips
 from spatia_env.bench.core import write_json
 from spatia_env.bench.provenance import origin
 from spatia_env.distributed import RayVectorEnv
@@ -115,15 +114,10 @@ class Undisturbed(SpatiaVectorEnv):
     wanted: Sequence[str] = ()
 
     def _generate(self, pending: Any) -> dict[int, Any]:
-        requests = {
-            index: self.worlds[index].request(step.heard.text, step.view, step.references)
-            for index, step in pending.items()
-            if step.view is not None
-        }
-        clips = dict(zip(requests, generate_clips(self.pipeline, list(requests.values())), strict=True))
-        for index, request in requests.items():
-            if digest(clips[index].numpy()) != self.wanted[index]:
-                clips[index] = generate_clips(self.pipeline, [request])[0]
+        clips = super()._generate(pending)
+        for index, clip in clips.items():
+            if digest(clip.numpy()) != self.wanted[index]:
+                clips |= super()._generate({index: pending[index]})
         return clips
 
 

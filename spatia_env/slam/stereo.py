@@ -187,7 +187,7 @@ def _sweeps(unary: Tensor, image: Tensor) -> Tensor:
     """Path costs [h, w, L] down and up the rows, summed."""
     edge = 0.15 + torch.exp(-(image[1:] - image[:-1]).square().sum(-1) / (2 * CONTRAST**2))
     levels = unary.movedim(-1, 1)
-    out = torch.stack([levels, levels.flip(0)], 2).contiguous()  # [h, L, 2, w]
+    out = torch.stack([levels, levels.flip(0)], 2)  # [h, L, 2, w]
     edges = torch.stack([edge, edge.flip(0)], 1)  # [h - 1, 2, w]
     for row in range(1, len(out)):
         previous = out[row - 1]
