@@ -27,6 +27,7 @@ class ClipRequest:
         references: Retrieved pictures, u8 [R, H, W, 3].
         preceding: The last frames, u8 [P, H, W, 3].
         seed: Of the noise.
+        places: Where things are along the path, float [20, T, h, w] (`model.places`).
     """
 
     text: str
@@ -35,6 +36,7 @@ class ClipRequest:
     references: Tensor
     preceding: Tensor
     seed: int
+    places: Tensor
 
     @property
     def shape(self) -> tuple[tuple[int, ...], ...]:
@@ -54,6 +56,11 @@ class Pending:
     references: Tensor | None = None
     scores: tuple[float, ...] = ()
     blocked: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def imagines(self) -> bool:
+        """Whether a clip has to be made."""
+        return self.view is not None and self.heard is not None and self.references is not None
 
 
 def generate_clips(pipeline: Any, requests: Sequence[ClipRequest]) -> list[Tensor]:
@@ -81,6 +88,7 @@ def _call(pipeline: Any, requests: Sequence[ClipRequest]) -> list[Tensor]:
         torch.stack([_to_video(request.references) for request in requests]),
         torch.stack([_to_video(request.preceding) for request in requests]),
         generators[0] if len(generators) == 1 else generators,
+        torch.stack([request.places for request in requests]),
     )
     # Outside of the pipeline's inference mode: worlds keep these frames, and hash them by their version.
     return [_to_bytes(clip) for clip in video]

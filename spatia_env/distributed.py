@@ -120,14 +120,13 @@ class EnvWorker:
 
     def _advance(self, env: StagedEnv, action: Any) -> Any:
         pending = env.prepare(action)
-        if pending.view is None or pending.heard is None or pending.references is None:
+        if not pending.imagines:
             return env.finish(pending)
-        what = (pending.heard.text, pending.view, pending.references)
         if self._generate is None or not env.shares:
-            return env.finish(pending, env.unbatched(*what))
+            return env.finish(pending, env.unbatched(pending))
         import torch
 
-        clip = self._generate(wire.pack(request_to_plain(env.request(*what))))
+        clip = self._generate(wire.pack(request_to_plain(env.request(pending))))
         return env.finish(pending, torch.from_numpy(wire.unpack(clip)))
 
     def _at(self, world: str, head: Head) -> StagedEnv:

@@ -24,6 +24,7 @@ from spatia_env.localisation import Located, locate
 from spatia_env.memory.rendering import Render
 from spatia_env.memory.scene import Growth, SceneMemory
 from spatia_env.model.checkpoints import load_checkpoint
+from spatia_env.model.places import place_planes
 from spatia_env.openings import load_geometry, open_saved, open_world
 from spatia_env.slam.geometry import Geometry, GeometryEstimator, static_weight
 from spatia_env.slam.tracking import TrackResult
@@ -156,13 +157,9 @@ class SpatiaEnv(gym.Env):
             ClosedEnvError: After `close`.
         """
         pending = self.prepare(action)
-        if pending.view is None:
+        if not pending.imagines:
             return self.finish(pending)
-        assert pending.heard is not None and pending.references is not None
-        frames = pending.watch(
-            "generate", self._imagine, pending.heard.text, pending.view, pending.references
-        )
-        return self.finish(pending, frames)
+        return self.finish(pending, pending.watch("generate", self._imagine, pending))
 
     def prepare(self, action: Any) -> Pending:
         """Decode an action and look into memory: the first part of `step`. The world stays as it was.
@@ -338,16 +335,22 @@ class SpatiaEnv(gym.Env):
             return path_from_twist(c2w, torch.from_numpy(motion), self.shape.num_frames), event
         return orthonormalise(c2w.double() @ torch.from_numpy(motion)).float(), event
 
-    def _imagine(self, text: str, view: Render, references: Tensor) -> Tensor:
+    def _imagine(self, pending: Pending) -> Tensor:
         if self.render_only:
-            return torch.from_numpy(contract.to_bytes(view.rgb))
-        return generate_clips(self.pipeline, [self.request(text, view, references)])[0]
+            assert pending.view is not None
+            return torch.from_numpy(contract.to_bytes(pending.view.rgb))
+        return generate_clips(self.pipeline, [self.request(pending)])[0]
 
-    def request(self, text: str, view: Render, references: Tensor) -> ClipRequest:
-        """What the model is asked for the next clip."""
-        state = self.world.state
+    def request(self, pending: Pending) -> ClipRequest:
+        """What the model is asked for the clip of a prepared step."""
+        state, view = self.world.state, pending.view
+        assert view is not None and pending.heard is not None and pending.references is not None
         preceding = state.preceding_frames[-self.shape.num_preceding :]
-        return ClipRequest(text, view.rgb, view.known, references, preceding, state.step_seed())
+        grid = (side // self.shape.latent_stride for side in self.size)
+        places = place_planes(view.depth, view.known, pending.path, state.c2w, state.K, *grid)
+        return ClipRequest(
+            pending.heard.text, view.rgb, view.known, pending.references, preceding, state.step_seed(), places
+        )
 
     def _understand(self, frames: Tensor, path: Tensor, view: Render) -> Geometry:
         rgb = contract.to_floats(frames)

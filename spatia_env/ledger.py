@@ -7,7 +7,7 @@ clips are told of it, and no colours are written to the map meanwhile.
 from dataclasses import dataclass
 
 from spatia_env import vocabulary
-from spatia_env.hearing import is_denial, understand
+from spatia_env.hearing import is_denial, is_moot, understand
 from spatia_env.model.text import compose_text
 
 Conditions = tuple[tuple[str, str], ...]
@@ -41,12 +41,13 @@ def listen(event: str, step: int, prompt: str, conditions: Conditions, known_wor
         step: The step that it is asked at.
         prompt: The scene's.
         conditions: What stands.
-        known_words: The model reads known events in their canonical words, and a denial as silence: for small
-            models, whose text encoder does not carry over to words that training never had.
+        known_words: The model reads known events in their canonical words, and as silence a denial or the end of what
+            does not stand: for small models, whose text encoder does not carry over to words that training never
+            had.
     """
     names = understand(event, tuple(standing for standing, _ in conditions)) if event else ()
     phrases = [phrase for _, phrase in conditions]
-    text = compose_text(prompt, phrases, _in_known_words(event, names) if known_words else event)
+    text = compose_text(prompt, phrases, _in_known_words(event, names, conditions) if known_words else event)
     if not event:
         return Heard((), conditions, text)
     if not names:
@@ -62,7 +63,8 @@ def listen(event: str, step: int, prompt: str, conditions: Conditions, known_wor
     return Heard(tuple(rows), conditions, text)
 
 
-def _in_known_words(event: str, names: tuple[str, ...]) -> str:
+def _in_known_words(event: str, names: tuple[str, ...], conditions: Conditions) -> str:
     if names:
         return ". ".join(vocabulary.event(name).canonical for name in names)
-    return "" if is_denial(event) else event
+    nothing = is_denial(event) or is_moot(event, tuple(name for name, _ in conditions))
+    return "" if nothing else event

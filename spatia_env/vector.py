@@ -18,7 +18,6 @@ from spatia_env.batching import Pending, generate_clips
 from spatia_env.env import SpatiaEnv, Step
 from spatia_env.errors import ActionError
 from spatia_env.inputs import check_reset_options
-from spatia_env.memory.rendering import Render
 from spatia_env.wrappers import DiscreteActions, FlatCamera, LastFrameObservation
 
 T = TypeVar("T")
@@ -38,9 +37,9 @@ class StagedEnv(SpatiaEnv):
         """Keep what the next `step` returns."""
         self._staged = outcome
 
-    def unbatched(self, text: str, view: Render, references: torch.Tensor) -> torch.Tensor:
+    def unbatched(self, pending: Pending) -> torch.Tensor:
         """A clip u8 [T, H, W, 3] of its own, where `shares` is False."""
-        return self._imagine(text, view, references)
+        return self._imagine(pending)
 
     @property
     def shares(self) -> bool:
@@ -119,13 +118,13 @@ class SpatiaVectorEnv(WorldsVectorEnv):
         """A clip for every world that does not stand still."""
         requests, clips = {}, {}
         for index, step in pending.items():
-            if step.view is None or step.heard is None or step.references is None:
+            if not step.imagines:
                 continue
-            world, what = self.worlds[index], (step.heard.text, step.view, step.references)
+            world = self.worlds[index]
             if world.shares:
-                requests[index] = world.request(*what)
+                requests[index] = world.request(step)
             else:
-                clips[index] = world.unbatched(*what)
+                clips[index] = world.unbatched(step)
         made = generate_clips(self.pipeline, list(requests.values()))
         return clips | dict(zip(requests, made, strict=True))
 

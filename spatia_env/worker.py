@@ -56,12 +56,12 @@ class Worker:
         requests = {}
         for world, step in pending.items():
             request = None
-            if step.view is not None and step.heard is not None and step.references is not None:
-                env, what = self.envs[world], (step.heard.text, step.view, step.references)
+            if step.imagines:
+                env = self.envs[world]
                 request = (
-                    request_to_plain(env.request(*what))
+                    request_to_plain(env.request(step))
                     if env.shares
-                    else {"clip": env.unbatched(*what).numpy()}
+                    else {"clip": env.unbatched(step).numpy()}
                 )
             requests[str(world)] = request
         return requests

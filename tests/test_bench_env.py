@@ -117,11 +117,11 @@ def test_a_part_that_is_switched_off_is_off_and_the_rest_is_the_default(players,
     player.start(walk)
     pending = blind.prepare(player.action(walk.c2w[walk.clip(0)]))
     assert pending.view.known.any()
-    asked = blind.request("", pending.view, pending.references)
+    asked = blind.request(pending)
     assert not asked.known.any() and not asked.scene_render.any()
     player = players.get(ROWS["no-dynamic-filter"])
     player.start(walk)
-    assert unfiltered.request("", pending.view, pending.references).known.any()
+    assert unfiltered.request(pending).known.any()
     clip = player.play(walk.c2w[walk.clip(0)])
     assert not clip.info["debug"]["dynamic"].any()
     assert players.get(ROWS["no-slam"]).unwrapped.slam == "off"

@@ -129,7 +129,7 @@ def test_a_batch_makes_the_clips_that_single_calls_make(model):
     requests = []
     for world in env.worlds:
         step = world.prepare({"camera": np.array([0, 0, 0.4, 0, 0.3, 0]), "event": "a red ball rolls in"})
-        requests.append(world.request(step.heard.text, step.view, step.references))
+        requests.append(world.request(step))
     pipeline = load_checkpoint(model).pipeline
     together = generate_clips(pipeline, requests)
     for clip, request in zip(together, requests, strict=True):

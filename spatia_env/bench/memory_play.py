@@ -207,7 +207,7 @@ class ReplayEnv(SpatiaEnv):
         self.geometry = located.geometry
         return located
 
-    def _imagine(self, text: str, view: Render, references: Tensor) -> Tensor:
+    def _imagine(self, pending: Any) -> Tensor:
         assert self._episode is not None
         return torch.from_numpy(self._episode.frames[self._episode.clip(self._clip)])
 

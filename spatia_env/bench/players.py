@@ -18,7 +18,7 @@ import torch
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
-from spatia_env.batching import ClipRequest
+from spatia_env.batching import ClipRequest, Pending
 from spatia_env.bench.episodes import FRAMES, Truth
 from spatia_env.bench.guard import check_no_truth
 from spatia_env.bench.matching import inpaint
@@ -150,13 +150,13 @@ class SwitchedEnv(SpatiaEnv):
         block = round(self.empty_memory.block / voxel) * voxel
         self.empty_memory = dataclasses.replace(self.empty_memory, voxel=voxel, block=block)
 
-    def request(self, text: str, view: Render, references: Tensor) -> ClipRequest:
-        """What the model is asked for the next clip."""
-        asked = super().request(text, view, references)
-        if self.show_render:
-            return asked
-        nothing, nowhere = torch.zeros_like(asked.scene_render), torch.zeros_like(asked.known)
-        return dataclasses.replace(asked, scene_render=nothing, known=nowhere)
+    def request(self, pending: Pending) -> ClipRequest:
+        """What the model is asked for the clip of a prepared step."""
+        view = pending.view
+        if self.show_render or view is None:
+            return super().request(pending)
+        nothing = Render(*(torch.zeros_like(part) for part in (view.rgb, view.depth, view.known)))
+        return super().request(dataclasses.replace(pending, view=nothing))
 
     def _understand(self, frames: Tensor, path: Tensor, view: Render) -> Geometry:
         geometry = super()._understand(frames, path, view)

@@ -42,7 +42,7 @@ class SimulatedEnv(SpatiaEnv):
         self.estimator = self._truth_of  # not the network: nothing is to be improved on
         return out
 
-    def _imagine(self, text: str, view: Render, references: Tensor) -> Tensor:
+    def _imagine(self, pending: Any) -> Tensor:
         """The simulator's frames along the path; their depth and masks are kept for `_understand`."""
         raise ActionError("SpatiaSim-v0: frames come with their path; use step.")
 

@@ -20,12 +20,14 @@ class Conditions:
         reference_latents: [B, C, R, h, w]; R may be 0.
         preceding_latents: [B, C, P, h, w].
         control: [B, Cc, P + T, h, w], see `control_latents`.
+        places: [B, 20, P + T, h, w], see `places.place_planes`; None for models that know none.
     """
 
     prompt_embeds: Tensor
     reference_latents: Tensor
     preceding_latents: Tensor
     control: Tensor
+    places: Tensor | None = None
 
     @property
     def start(self) -> Tensor:
@@ -91,6 +93,7 @@ def predict_clean(
         encoder_hidden_states=conditions.prompt_embeds,
         control_hidden_states=conditions.control,
         num_ref_frames=conditions.num_references,
+        place_hidden_states=conditions.places,
         return_dict=False,
     )[0]
     return noisy - sigma[:, None, None, None, None] * velocity[:, :, given:]

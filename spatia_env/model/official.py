@@ -73,6 +73,7 @@ class SpatiaWanPipeline(SpatiaPipeline):
         reference_frames: Tensor,
         preceding_frames: Tensor,
         generator: torch.Generator | list[torch.Generator] | None = None,
+        places: Tensor | None = None,
     ) -> Tensor:
         """Generate the next clip of B worlds, one after the other.
 
@@ -86,6 +87,7 @@ class SpatiaWanPipeline(SpatiaPipeline):
             preceding_frames: [B, 3, P, H, W]: P = 1, the first picture, for a first clip; else 4k + 1, the release
                 has 9. A picture that is repeated P times, as when a world has just begun, counts as one.
             generator: Source of the noise on the CPU, one for all or one per world.
+            places: Not used: the released weights were trained without.
 
         Returns:
             The new frames [B, 3, T, H, W] in [-1, 1].

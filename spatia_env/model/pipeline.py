@@ -12,6 +12,7 @@ from torch import Tensor
 
 from spatia_env.errors import ActionError
 from spatia_env.model.conditioning import Conditions, control_latents, known_planes, sample_few_steps
+from spatia_env.model.places import with_preceding
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class ClipShape:
     width: int = 128
     multiple: int = 32
     """height and width must be multiples of this"""
+    latent_stride: int = 16
+    """pixels along each side of a latent pixel"""
 
 
 class SpatiaPipeline(DiffusionPipeline):
@@ -61,6 +64,7 @@ class SpatiaPipeline(DiffusionPipeline):
         reference_frames: Tensor,
         preceding_frames: Tensor,
         generator: torch.Generator | list[torch.Generator] | None = None,
+        places: Tensor | None = None,
     ) -> Tensor:
         """Generate the next clip of B worlds.
 
@@ -72,6 +76,8 @@ class SpatiaPipeline(DiffusionPipeline):
                 expects, the last preceding frame stands in.
             preceding_frames: The last frames [B, 3, P, H, W] in [-1, 1], oldest first.
             generator: Source of the noise, one for all or one per world.
+            places: Where things are along the new path [B, 20, T, h, w] (`places.place_planes`), for a checkpoint that
+                reads it; others ignore it.
 
         Returns:
             New frames [B, 3, T, H, W] in [-1, 1].
@@ -79,7 +85,7 @@ class SpatiaPipeline(DiffusionPipeline):
         Raises:
             ActionError: If heights and widths are not multiples of what the checkpoint needs.
         """
-        conditions = self.condition(prompt, scene_render, known, reference_frames, preceding_frames)
+        conditions = self.condition(prompt, scene_render, known, reference_frames, preceding_frames, places)
         latents = sample_few_steps(self.transformer, conditions, list(self.sigmas), generator)
         return self.autoencoder.decode(latents, scene_render, known).clamp(-1, 1)
 
@@ -90,6 +96,7 @@ class SpatiaPipeline(DiffusionPipeline):
         known: Tensor,
         reference_frames: Tensor,
         preceding_frames: Tensor,
+        places: Tensor | None = None,
     ) -> Conditions:
         """Encode what the clip is conditioned on; shapes as in `__call__`."""
         height, width = scene_render.shape[-2:]
@@ -105,7 +112,10 @@ class SpatiaPipeline(DiffusionPipeline):
         reference_latents, preceding_latents, render_latents = latents.split(counts, dim=2)
         planes = known_planes(known, *latents.shape[-2:])
         control = control_latents(preceding_latents, render_latents, planes)
-        return Conditions(self.text_encoder(prompt), reference_latents, preceding_latents, control)
+        placed = None
+        if self.transformer.config.place_channels and places is not None:
+            placed = with_preceding(places, preceding_latents.shape[2])
+        return Conditions(self.text_encoder(prompt), reference_latents, preceding_latents, control, placed)
 
     def _pad_references(self, reference_frames: Tensor, preceding_frames: Tensor) -> Tensor:
         missing = self.shape.num_references - reference_frames.shape[2]

@@ -48,6 +48,14 @@ class SentenceTextEncoder:
                 row[: len(rows)] = rows + 0.3 * positions(MAX_TOKENS, DIM)[: len(rows)]
         return out
 
+    def sentence(self, text: str) -> Tensor:
+        """Rows [1 + tokens, 384] of one sentence, its meaning first; of several the first, none of an empty text."""
+        first = next((s for s in clean(text).split(". ") if s), None)
+        if first is None:
+            return torch.zeros(0, DIM)
+        self._remember({first})
+        return self._rows[first]
+
     def _remember(self, sentences: set[str]) -> None:
         if len(self._rows) > _CACHED:
             self._rows.clear()

@@ -42,6 +42,8 @@ class SpatiaTransformer3DModel(WanTransformer3DModel):
         control_in_channels: Channels of the control latents.
         control_at_input: Whether the control latents are also added, through a convolution that starts at
             zero, to the patch embeddings of the frames they belong to.
+        place_channels: Channels of planes that say where things are (see `places`), added in the same way; 0 for
+            none.
 
     Raises:
         CheckpointError: If the sizes fit no model.
@@ -79,6 +81,7 @@ class SpatiaTransformer3DModel(WanTransformer3DModel):
         control_layers: tuple[int, ...] = (0, 4, 8, 12, 16, 20, 24, 28),
         control_in_channels: int = 96,
         control_at_input: bool = False,
+        place_channels: int = 0,
     ) -> None:
         # The parent would build stock blocks only for them to be thrown away, 10 GB at full size.
         super(WanTransformer3DModel, self).__init__()
@@ -106,6 +109,10 @@ class SpatiaTransformer3DModel(WanTransformer3DModel):
             )
             for parameter in self.control_input_embedding.parameters():
                 nn.init.zeros_(parameter)
+        if place_channels:
+            self.place_embedding = nn.Conv3d(place_channels, dim, kernel_size=patch_size, stride=patch_size)
+            for parameter in self.place_embedding.parameters():
+                nn.init.zeros_(parameter)
         self.norm_out = FP32LayerNorm(dim, eps, elementwise_affine=False)
         self.proj_out = nn.Linear(dim, out_channels * math.prod(patch_size))
         self.scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
@@ -120,6 +127,7 @@ class SpatiaTransformer3DModel(WanTransformer3DModel):
         num_ref_frames: int = 0,
         control_scale: float = 1.0,
         reference_mask: Tensor | None = None,
+        place_hidden_states: Tensor | None = None,
         return_dict: bool = True,
     ) -> Transformer2DModelOutput | tuple[Tensor]:
         """Predict the velocity of every latent frame.
@@ -133,6 +141,7 @@ class SpatiaTransformer3DModel(WanTransformer3DModel):
             control_scale: factor on the hints.
             reference_mask: bool [B, num_ref_frames], False for references that a row of the batch lacks. The
                 missing ones come first; what they hold is then without effect.
+            place_hidden_states: place planes [B, place_channels, F - num_ref_frames, h, w], for a model that has them.
             return_dict: whether to wrap the result.
 
         Returns:
@@ -149,8 +158,8 @@ class SpatiaTransformer3DModel(WanTransformer3DModel):
         mask = _key_mask(reference_mask, frames, rows * columns)
 
         tokens = _tokens(self.patch_embedding(hidden_states))
-        if control_hidden_states is not None and self.config.control_at_input:
-            added = _tokens(self.control_input_embedding(control_hidden_states))
+        for planes, embed in self._planes_at_input(control_hidden_states, place_hidden_states):
+            added = _tokens(embed(planes))
             tokens = torch.cat([tokens[:, :num_ref_tokens], tokens[:, num_ref_tokens:] + added], dim=1)
         temb, modulation, context = self._embed_conditions(timestep, encoder_hidden_states, batch)
 
@@ -190,8 +199,23 @@ class SpatiaTransformer3DModel(WanTransformer3DModel):
         silent = [self.proj_out, *(block.proj_out for block in getattr(self, "vace_blocks", ()))]
         if self.config.control_at_input:
             silent.append(self.control_input_embedding)
+        if self.config.place_channels:
+            silent.append(self.place_embedding)
         for module in silent:
             nn.init.zeros_(module.weight)
+
+    def _planes_at_input(
+        self, control: Tensor | None, places: Tensor | None
+    ) -> list[tuple[Tensor, nn.Module]]:
+        """What is added to the patches of given and new frames, and by which convolution."""
+        planes: list[tuple[Tensor, nn.Module]] = []
+        if control is not None and self.config.control_at_input:
+            planes.append((control, self.control_input_embedding))
+        if self.config.place_channels:
+            if places is None:
+                raise ActionError("place_hidden_states: this model needs them; give `places.place_planes`.")
+            planes.append((places, self.place_embedding))
+        return planes
 
     def _run(self, block: nn.Module, *args: Tensor | None) -> Any:
         if self.gradient_checkpointing and torch.is_grad_enabled():

@@ -27,10 +27,10 @@ GAINS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] 
 }
 CONDITIONS = ("dim", "night", "fog", "alarm", "sunset", "snow")
 
-SNOW_COUNT = 700
+SNOW_COUNT = 400
 SNOW_BOX = np.array([6.0, 6.0, 3.2])
-SNOW_RADIUS = 0.03
-SNOW_FALL = 1.3  # metres per second
+SNOW_RADIUS = 0.04
+SNOW_FALL = 1.0  # metres per second
 SNOW_SEED = 11
 
 

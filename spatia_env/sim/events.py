@@ -45,6 +45,9 @@ if TYPE_CHECKING:
     from spatia_env.sim.scenes import SimScene
 
 
+RAIN_BALLS = 9
+
+
 def start_mover(scene: SimScene, name: str, c2w: np.ndarray, rng: np.random.Generator) -> list[Mover]:
     """Put the bodies of event `name` into the scene and give them their first push."""
     return STARTERS[name](scene, c2w, rng)
@@ -263,12 +266,12 @@ def _balls_rain(scene: SimScene, c2w: np.ndarray, _: np.random.Generator) -> lis
     rng = _many()
     place = find_place(scene, c2w, 0.4, 0.5)
     movers = []
-    for i in range(16):
-        r = rng.uniform(0.1, 0.12) * place.scale
+    for i in range(RAIN_BALLS):
+        r = rng.uniform(0.14, 0.16) * place.scale
         # Over the width of the picture and some depth, from the top at different heights.
         spot = (
             place.spot
-            + place.right * (i / 15 - 0.5) * 0.9 * place.distance
+            + place.right * (i / (RAIN_BALLS - 1) - 0.5) * 0.9 * place.distance
             + place.forward * rng.uniform(-0.35, 0.35)
         )
         if not scene.is_free(spot + [0, 0, r + 0.05], r):

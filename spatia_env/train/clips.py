@@ -21,9 +21,10 @@ from spatia_env import vocabulary
 from spatia_env.errors import ActionError
 from spatia_env.model.autoencoder import TinyAutoencoder
 from spatia_env.model.conditioning import Conditions, control_latents, known_planes
+from spatia_env.model.places import place_planes, with_preceding, without_points
 from spatia_env.model.sentences import SentenceTextEncoder
 from spatia_env.model.text import compose_text
-from spatia_env.train.data import EpisodeStore, to_model
+from spatia_env.train.data import EpisodeFile, EpisodeStore, to_model
 
 PRECEDING = 4
 FRAMES = 8
@@ -77,6 +78,7 @@ class EncodedEpisode:
         latents = load_file(path.with_suffix(".latents"))
         self.frames, self.render = latents["frames"], latents["render"]
         self.planes, self.moving = latents["planes"], latents["moving"]
+        self.places = latents["places"]
         # Of a played episode (`rollouts`): its own frames are given, and not all of the truth is asked for.
         self.own, self.trust = latents.get("own", self.frames), latents.get("trust")
         self.file = EpisodeStore.open_path(path)
@@ -211,6 +213,7 @@ def latent_row(episode: EncodedEpisode, clip: int) -> dict:
         "references": episode.own[episode.references[clip]].float().transpose(0, 1),
         "render": episode.render[rendered].float().transpose(0, 1),
         "planes": episode.planes[rendered].float().transpose(0, 1),
+        "places": episode.places[rendered].float().transpose(0, 1),
         "weight": weight,
     }
 
@@ -251,7 +254,8 @@ def assemble(store: ClipStore, rows: list[dict], pixels: Pixels, rng: np.random.
         stacked = _disturb(stacked, rng)
     control = control_latents(stacked["preceding"], stacked["render"], stacked["planes"])
     texts = store.encoder([row["text"] for row in rows])
-    conditions = Conditions(texts, stacked["references"], stacked["preceding"], control)
+    places = with_preceding(stacked["places"], PRECEDING)
+    conditions = Conditions(texts, stacked["references"], stacked["preceding"], control, places)
     return Batch(conditions, stacked["clean"], stacked["weight"], pixels)
 
 
@@ -261,6 +265,7 @@ def _forget(row: dict, lost: bool, share: float, blank: Tensor, rng: np.random.G
     if lost:
         out["render"] = blank[:, None].expand_as(row["render"])
         out["planes"] = torch.zeros_like(row["planes"])
+        out["places"] = without_points(row["places"])
     if rng.random() < share:
         out["references"] = row["preceding"][:, -1:].expand_as(row["references"])
     return out
@@ -284,7 +289,7 @@ def encode_episodes(autoencoder: TinyAutoencoder, folder: Path) -> int:
     """Write `<seed>.latents` beside each episode that has none; returns how many.
 
     It holds f16 latents of `frames` [1+8n, C, h, w] and of `render` [8n, C, h, w], the render's coverage
-    `planes` [8n, 16, h, w] and the share `moving` [1+8n, h, w] of what moves.
+    `planes` [8n, 16, h, w], its `places` [8n, 20, h, w] and the share `moving` [1+8n, h, w] of what moves.
     """
     written = 0
     for path in tqdm(sorted(folder.glob("*.safetensors")), desc=f"encode {folder.name}", mininterval=5):
@@ -324,5 +329,17 @@ def encode(autoencoder: TinyAutoencoder, path: Path) -> dict[str, Tensor]:
         "frames": latents[: len(frames)],
         "render": latents[len(frames) :],
         "planes": known_planes(known[None, None], *size)[0].transpose(0, 1),
+        "places": _places(episode, size),
         "moving": F.adaptive_avg_pool2d(moving[:, None], size)[:, 0],
     }
+
+
+def _places(episode: EpisodeFile, size: tuple[int, int]) -> Tensor:
+    """Place planes [8n, 20, h, w] of an episode's clips."""
+    c2w, K = episode.get("c2w", slice(None)), episode.get("K", slice(None))
+    depth, known = episode.get("map_depth", slice(None)).float(), episode.get("known", slice(None))
+    parts = []
+    for number in range(len(depth)):
+        path = c2w[1 + FRAMES * number : 1 + FRAMES * (number + 1)]
+        parts.append(place_planes(depth[number], known[number], path, c2w[FRAMES * number], K, *size))
+    return torch.cat(parts, dim=1).transpose(0, 1)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from spatia_env.errors import ActionError
 from spatia_env.model.autoencoder import TinyAutoencoder
 from spatia_env.model.conditioning import add_noise, predict_clean, sample_few_steps
+from spatia_env.model.places import PLACE_CHANNELS
 from spatia_env.model.sentences import SentenceTextEncoder
 from spatia_env.model.transformer import SpatiaTransformer3DModel
 from spatia_env.train.autoencoder import load_trained, photo_batches
@@ -33,6 +34,8 @@ from spatia_env.train.devices import device_of, to_device
 from spatia_env.train.loop import LoopConfig, Trainer, averaged_state
 
 SIZE_FILE = "transformer.json"
+AGREEMENT = 0.12
+"""Largest difference of a channel, in [-1, 1], at which the map's render shows the truth."""
 DECODER_PACE = 0.4
 """The decoder's share of the learning rate: it comes trained, and must not forget how to restore a frame."""
 
@@ -69,6 +72,7 @@ def tiny_transformer(size: TransformerSize | None = None) -> SpatiaTransformer3D
         control_layers=size.control_layers,
         control_in_channels=48 + 16,
         control_at_input=True,
+        place_channels=PLACE_CHANNELS,
     )
 
 
@@ -95,6 +99,8 @@ class WorldModelConfig:
     """frames of a step that are decoded for the pixel loss, and as many for the reconstruction"""
     pixel_weight: float = 1.0
     """weight of the pixel loss (L1 in [-1, 1]) beside the latent loss"""
+    share_weight: float = 0.05
+    """weight of the share of the render that shows before what moves, and of what is missing of it elsewhere"""
     noisy_share: float = 0.2
     """share of samples at a random noise level instead of one step from the render"""
     restore_weight: float = 2.0
@@ -192,11 +198,24 @@ def world_loss(
     with torch.set_grad_enabled(torch.is_grad_enabled() and not config.decoder_only):
         predicted = _predict(model.transformer, batch, config.noisy_share, generator)
     latent_loss = ((predicted - clean).square() * batch.weight).mean()
-    shown = _decode(model.autoencoder, predicted[pixels.row, :, pixels.time], pixels.render, pixels.known)
+    raw = _raw(model.autoencoder, predicted[pixels.row, :, pixels.time])
+    shown, share = model.autoencoder.decode_parts(raw, pixels.render, pixels.known)
+    assert share is not None
     pixel_loss = ((shown - pixels.frames).abs() * pixels.weight).mean()
+    # Where the map shows the truth it is to be shown, and nothing of it before what moves. What only the light
+    # changes is left to the pixels' own error.
+    agrees = (pixels.render - pixels.frames).abs().amax(1, keepdim=True) < AGREEMENT
+    moves = pixels.moving[:, None] & ~agrees
+    share_loss = (pixels.known * (agrees * (1 - share) + moves * share)).mean()
     restore_loss = _restore_loss(model.autoencoder, clean[pixels.row, :, pixels.time], pixels.frames, photos)
-    loss = latent_loss + config.pixel_weight * pixel_loss + config.restore_weight * restore_loss
-    return loss, {"latent": latent_loss.item(), "pixel": pixel_loss.item(), "restore": restore_loss.item()}
+    loss = (
+        latent_loss
+        + config.pixel_weight * pixel_loss
+        + config.share_weight * share_loss
+        + config.restore_weight * restore_loss
+    )
+    parts = {"latent": latent_loss, "pixel": pixel_loss, "share": share_loss, "restore": restore_loss}
+    return loss, {name: part.item() for name, part in parts.items()}
 
 
 def _restore_loss(autoencoder: TinyAutoencoder, latents: Tensor, frames: Tensor, photos: Tensor) -> Tensor:
@@ -235,8 +254,12 @@ def _decode(
     autoencoder: TinyAutoencoder, latents: Tensor, render: Tensor | None = None, known: Tensor | None = None
 ) -> Tensor:
     """Images [N, 3, H, W] of normalised latents [N, C, h, w]."""
-    raw = latents * autoencoder.latent_std[:, None, None] + autoencoder.latent_mean[:, None, None]
-    return autoencoder.decode_raw(raw, render, known)
+    return autoencoder.decode_raw(_raw(autoencoder, latents), render, known)
+
+
+def _raw(autoencoder: TinyAutoencoder, latents: Tensor) -> Tensor:
+    """Latents [N, C, h, w] before normalisation."""
+    return latents * autoencoder.latent_std[:, None, None] + autoencoder.latent_mean[:, None, None]
 
 
 def evaluate(model: WorldModel, batches: list[Batch], sigmas: tuple[float, ...] = (1.0,)) -> dict[str, float]:
