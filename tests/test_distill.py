@@ -12,7 +12,7 @@ from spatia_env.model.autoencoder import TinyAutoencoder
 from spatia_env.model.conditioning import Conditions, control_latents, sample_few_steps
 from spatia_env.model.transformer import SpatiaTransformer3DModel
 from spatia_env.train import distill
-from spatia_env.train.clips import Batch, encode_episodes
+from spatia_env.train.clips import Batch
 from spatia_env.train.data import DataConfig, render_data
 from spatia_env.train.distill import (
     DistillConfig,
@@ -22,6 +22,7 @@ from spatia_env.train.distill import (
     sample,
     train_distill,
 )
+from spatia_env.train.encode import encode_episodes
 from spatia_env.train.episodes import EpisodeConfig
 from spatia_env.train.loop import LoopConfig, Trainer
 from spatia_env.train.world_model import WorldModel, tiny_transformer

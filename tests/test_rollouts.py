@@ -7,8 +7,9 @@ import torch
 from spatia_env.env import SpatiaEnv
 from spatia_env.errors import ActionError, CheckpointError
 from spatia_env.model.autoencoder import TinyAutoencoder
-from spatia_env.train.clips import ClipStore, encode_episodes, latent_row, read_pixels
+from spatia_env.train.clips import ClipStore, latent_row, read_pixels
 from spatia_env.train.data import DataConfig, EpisodeFile, render_data, to_model
+from spatia_env.train.encode import encode_episodes
 from spatia_env.train.episodes import EpisodeConfig
 from spatia_env.train.rollouts import RolloutsConfig, decline, make_rollouts, play_episode, shown_by_start
 from untrained import write_untrained

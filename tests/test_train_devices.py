@@ -8,6 +8,7 @@ import torch
 from spatia_env.errors import ActionError
 from spatia_env.model.autoencoder import TinyAutoencoder
 from spatia_env.model.conditioning import Conditions
+from spatia_env.model.places import PLACE_CHANNELS
 from spatia_env.train.clips import Batch, Pixels
 from spatia_env.train.devices import device_of, to_device
 from spatia_env.train.distill import DistillConfig, distill_loss
@@ -27,8 +28,9 @@ SMALL = TransformerSize(heads=2, head_dim=32, ffn_dim=64, layers=2, control_laye
 def batch(rows=2, h=4, w=6, references=1) -> Batch:
     latents = lambda frames: torch.zeros(rows, 48, frames, h, w)  # noqa: E731
     conditions = Conditions(
-        torch.zeros(rows, 5, 384), latents(references), latents(4), torch.zeros(rows, 64, 12, h, w)
-    )
+        torch.zeros(rows, 5, 384), latents(references), latents(4), torch.zeros(rows, 64, 12, h, w),
+        torch.zeros(rows, PLACE_CHANNELS, 12, h, w),
+    )  # fmt: skip
     picture = torch.zeros(3, 3, 16 * h, 16 * w)
     index = torch.zeros(3, dtype=torch.int64)
     plane = torch.ones(3, 1, 16 * h, 16 * w)

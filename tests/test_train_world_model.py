@@ -11,18 +11,28 @@ from spatia_env.errors import ActionError
 from spatia_env.model.autoencoder import TinyAutoencoder
 from spatia_env.model.checkpoints import PACKAGED, TINY
 from spatia_env.train.autoencoder import load_trained
-from spatia_env.train.clips import ClipStore, dev_batches, encode_episodes, known_words, training_batches
+from spatia_env.train.clips import (
+    MANY_BODIES,
+    PRECEDING,
+    ClipStore,
+    dev_batches,
+    known_words,
+    training_batches,
+)
 from spatia_env.train.data import DataConfig, render_data
+from spatia_env.train.encode import encode_episodes
 from spatia_env.train.episodes import EpisodeConfig
 from spatia_env.train.geometry import load_trained as load_geometry
 from spatia_env.train.loop import LoopConfig, Trainer
 from spatia_env.train.unpack import UnpackConfig, unpack
 from spatia_env.train.world_model import (
+    TransformerSize,
     WorldModel,
     WorldModelConfig,
     blank_latents,
     tiny_transformer,
     train_world_model,
+    world_loss,
 )
 
 H, W = 64, 96
@@ -72,14 +82,49 @@ def test_a_clip_that_forgets_its_map_sees_black_everywhere(runs):
     assert batch.conditions.control[:, 48:, :4].min() == 1  # the preceding frames are covered
 
 
-def test_every_event_is_drawn_equally_often(runs):
+def test_every_event_is_drawn_equally_often_and_those_of_many_bodies_more(runs):
     store = ClipStore(runs / "data")
     drawn = [episode.clips[clip]["event"] for episode, clip in store.draw(600, np.random.default_rng(0))]
     names = [name for name in store.by_event if name]
     quiet = 150 if "" in store.by_event else 0
     assert len(names) >= 2
+    shares = {name: MANY_BODIES.get(name, 1) for name in names}
     for name in names:
-        assert abs(drawn.count(name) - (600 - quiet) / len(names)) < 80
+        assert abs(drawn.count(name) - (600 - quiet) * shares[name] / sum(shares.values())) < 40
+
+
+def test_a_clip_that_forgets_its_map_forgets_where_its_surfaces_are(runs):
+    store = ClipStore(runs / "data")
+    blank = blank_latents(load_trained(runs / "autoencoder"), *store.size)
+    rng = np.random.default_rng(0)
+    kept, lost = (next(training_batches(store, 2, 4, share, blank, rng)) for share in (0.0, 1.0))
+    assert kept.conditions.places[:, :-8, PRECEDING:].any() and not lost.conditions.places[:, :-8].any()
+    assert lost.conditions.places[:, -8:-5, PRECEDING:].any()  # the rays stay
+
+
+def test_the_share_of_the_render_learns_where_it_is_right(runs):
+    """The loss asks for all of the render where it shows the truth, and for none before what moves."""
+    config = WorldModelConfig(share_weight=1.0, pixel_weight=0.0, restore_weight=0.0, noisy_share=0.0)
+    store = ClipStore(runs / "data")
+    model = WorldModel(
+        tiny_transformer(TransformerSize(heads=2, ffn_dim=64, layers=1, control_layers=(0,))),
+        load_trained(runs / "autoencoder"),
+    )
+    batch = dev_batches(store, 3)[0]
+    no_photos = torch.zeros(0, 3, 32, 48)
+
+    def share_loss(bias: float) -> float:
+        model.autoencoder.head.weight.data.zero_()
+        model.autoencoder.head.bias.data.zero_()
+        model.autoencoder.head.bias.data[3 * 16 : 4 * 16] = bias
+        return world_loss(model, batch, no_photos, config, torch.Generator().manual_seed(0))[1]["share"]
+
+    pixels = batch.pixels
+    agrees = ((pixels.render - pixels.frames).abs().amax(1, keepdim=True) < 0.12) & (pixels.known > 0.5)
+    moves = pixels.moving[:, None] & ~agrees & (pixels.known > 0.5)
+    assert agrees.any()
+    assert share_loss(-20.0) == pytest.approx(float(agrees.float().mean()), abs=1e-4)
+    assert share_loss(20.0) == pytest.approx(float(moves.float().mean()), abs=1e-4)
 
 
 def test_dev_batches_are_the_same_every_time(runs):

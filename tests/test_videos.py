@@ -13,8 +13,8 @@ from spatia_env.errors import ActionError, DatasetError, DependencyError, VideoE
 from spatia_env.model.autoencoder import TinyAutoencoder
 from spatia_env.slam.geometry import SimulatorGeometry
 from spatia_env.train import videos
-from spatia_env.train.clips import encode_episodes
 from spatia_env.train.data import EpisodeFile
+from spatia_env.train.encode import encode_episodes
 from spatia_env.train.episodes import EpisodeConfig, record_episode
 from spatia_env.train.loop import LoopConfig, Trainer
 from spatia_env.train.posed_geometry import DepthConfig, open_estimator

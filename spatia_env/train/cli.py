@@ -13,6 +13,7 @@ import tyro
 from spatia_env.train.autoencoder import AutoencoderConfig, train_autoencoder
 from spatia_env.train.data import DataConfig, render_data
 from spatia_env.train.distill import DistillConfig, train_distill
+from spatia_env.train.encode import EncodeConfig, encode_folders
 from spatia_env.train.geometry import GeometryConfig, train_geometry
 from spatia_env.train.official import OfficialTrainConfig, train_official
 from spatia_env.train.rollouts import RolloutsConfig, make_rollouts
@@ -20,7 +21,7 @@ from spatia_env.train.ship import ShipConfig, ship
 from spatia_env.train.unpack import UnpackConfig, unpack
 from spatia_env.train.videos import VideosConfig, make_videos
 from spatia_env.train.videos_sim import VideosFromSimConfig, videos_from_sim
-from spatia_env.train.world_model import EncodeConfig, WorldModelConfig, encode, train_world_model
+from spatia_env.train.world_model import WorldModelConfig, train_world_model
 
 Stage = (
     Annotated[DataConfig, tyro.conf.subcommand("data")]
@@ -44,7 +45,7 @@ def main(argv: list[str]) -> int:
     runners: dict[type, Callable[[Any], Any]] = {
         DataConfig: render_data,
         AutoencoderConfig: train_autoencoder,
-        EncodeConfig: encode,
+        EncodeConfig: encode_folders,
         GeometryConfig: train_geometry,
         WorldModelConfig: train_world_model,
         ShipConfig: ship,

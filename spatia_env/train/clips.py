@@ -1,8 +1,7 @@
 """Encoded episodes and the batches of clips that the world model learns from.
 
-The encoder is frozen while the world model learns, so everything at latent size is computed once
-(`encode_episodes`) and kept in memory: 0.6 MB an episode. Pixels are read from the episode files, and only those
-frames that a step decodes.
+Everything at latent size is computed once (`encode`) and kept in memory: 0.7 MB an episode. Pixels are read from the
+episode files, and only those frames that a step decodes.
 """
 
 from collections.abc import Iterator
@@ -12,19 +11,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
-from torch.nn import functional as F
-from tqdm import tqdm
 
 from spatia_env import vocabulary
 from spatia_env.errors import ActionError
-from spatia_env.model.autoencoder import TinyAutoencoder
-from spatia_env.model.conditioning import Conditions, control_latents, known_planes
-from spatia_env.model.places import place_planes, with_preceding, without_points
+from spatia_env.model.conditioning import Conditions, control_latents
+from spatia_env.model.places import with_preceding, without_points
 from spatia_env.model.sentences import SentenceTextEncoder
 from spatia_env.model.text import compose_text
-from spatia_env.train.data import EpisodeFile, EpisodeStore, to_model
+from spatia_env.train.data import EpisodeStore, to_model
 
 PRECEDING = 4
 FRAMES = 8
@@ -34,6 +30,8 @@ ELSEWHERE_SHARE = 0.3
 """Share of quiet clips that are read beside a sentence of which nothing is to be seen."""
 QUIET_SHARE = 0.25
 """Share of drawn clips in which no event starts; every event has the same share of the others."""
+MANY_BODIES = {"snow": 3, "balls_rain": 3, "tower_topples": 3}
+"""Events that are drawn more often than others, and how much: many small places take longer to learn than one."""
 MOVER_WEIGHT = 8.0
 """How much more an error counts on what moves: movers cover a few percent of the pixels."""
 
@@ -119,8 +117,8 @@ class ClipStore:
         return height, width
 
     def draw(self, count: int, rng: np.random.Generator) -> list[tuple[EncodedEpisode, int]]:
-        """Random clips: a share in which nothing begins, and every event as often as any other."""
-        events = sorted(name for name in self.by_event if name)
+        """Random clips: a share in which nothing begins, and every event as often as any other of its kind."""
+        events = [name for name in sorted(self.by_event) if name for _ in range(MANY_BODIES.get(name, 1))]
         chosen = []
         for _ in range(count):
             quiet = not events or ("" in self.by_event and rng.random() < QUIET_SHARE)
@@ -203,7 +201,8 @@ def latent_row(episode: EncodedEpisode, clip: int) -> dict:
     span = slice(1 + FRAMES * clip, 1 + FRAMES * (clip + 1))
     rendered = slice(FRAMES * clip, FRAMES * (clip + 1))
     before = [max(0, i) for i in range(span.start - PRECEDING, span.start)]
-    weight = 1 + MOVER_WEIGHT * episode.moving[span].float()[None]
+    # The root of what share of a latent pixel moves: a flake covers little of it, and would count for nothing.
+    weight = 1 + MOVER_WEIGHT * episode.moving[span].float().sqrt()[None]
     if episode.trust is not None:
         weight = weight * episode.trust[rendered].float()[None]
     return {
@@ -278,68 +277,3 @@ def _disturb(stacked: dict[str, Tensor], rng: np.random.Generator) -> dict[str, 
         amount = 0.3 * torch.rand(len(stacked[name]), 1, 1, 1, 1, generator=generator) ** 2
         out[name] = stacked[name] + amount * torch.randn(stacked[name].shape, generator=generator)
     return out
-
-
-def knows_bfloat16() -> bool:
-    """Whether the processor multiplies matrices in bfloat16."""
-    return bool(torch.cpu._is_avx512_bf16_supported())
-
-
-def encode_episodes(autoencoder: TinyAutoencoder, folder: Path) -> int:
-    """Write `<seed>.latents` beside each episode that has none; returns how many.
-
-    It holds f16 latents of `frames` [1+8n, C, h, w] and of `render` [8n, C, h, w], the render's coverage
-    `planes` [8n, 16, h, w], its `places` [8n, 20, h, w] and the share `moving` [1+8n, h, w] of what moves.
-    """
-    written = 0
-    for path in tqdm(sorted(folder.glob("*.safetensors")), desc=f"encode {folder.name}", mininterval=5):
-        target = path.with_suffix(".latents")
-        if target.exists():
-            continue
-        temporary = target.with_suffix(".tmp")
-        save_file({n: t.half().contiguous() for n, t in encode(autoencoder, path).items()}, temporary)
-        temporary.replace(target)
-        written += 1
-    return written
-
-
-def encode_images(autoencoder: TinyAutoencoder, images: Tensor) -> Tensor:
-    """Normalised latents [N, C, h, w] of images [N, 3, H, W] in [-1, 1]."""
-    # Forward convolutions are 2.6 times as fast in bfloat16 where the processor knows it; f16 is stored anyway.
-    with torch.autocast("cpu", torch.bfloat16, enabled=knows_bfloat16()):
-        return autoencoder.normalise(autoencoder.encode_raw(images).float())
-
-
-@torch.no_grad()
-def encode(autoencoder: TinyAutoencoder, path: Path) -> dict[str, Tensor]:
-    """What `encode_episodes` writes for one episode."""
-    episode = EpisodeStore.open_path(path)
-    frames = to_model(episode.get("frames", slice(None)))
-    render = to_model(episode.get("render", slice(None)).flatten(0, 1))
-    known = episode.get("known", slice(None)).flatten(0, 1).float()
-    moving = episode.get("dynamic", slice(None)).float()
-    latents = encode_images(autoencoder, torch.cat([frames, render]))
-    size = (latents.shape[-2], latents.shape[-1])
-    played = {}
-    if "own" in episode.file.keys():  # noqa: SIM118 - not a dict
-        trust = episode.get("trust", slice(None)).flatten(0, 1).float()
-        played["trust"] = F.adaptive_avg_pool2d(trust[:, None], size)[:, 0]
-        played["own"] = encode_images(autoencoder, to_model(episode.get("own", slice(None))))
-    return played | {
-        "frames": latents[: len(frames)],
-        "render": latents[len(frames) :],
-        "planes": known_planes(known[None, None], *size)[0].transpose(0, 1),
-        "places": _places(episode, size),
-        "moving": F.adaptive_avg_pool2d(moving[:, None], size)[:, 0],
-    }
-
-
-def _places(episode: EpisodeFile, size: tuple[int, int]) -> Tensor:
-    """Place planes [8n, 20, h, w] of an episode's clips."""
-    c2w, K = episode.get("c2w", slice(None)), episode.get("K", slice(None))
-    depth, known = episode.get("map_depth", slice(None)).float(), episode.get("known", slice(None))
-    parts = []
-    for number in range(len(depth)):
-        path = c2w[1 + FRAMES * number : 1 + FRAMES * (number + 1)]
-        parts.append(place_planes(depth[number], known[number], path, c2w[FRAMES * number], K, *size))
-    return torch.cat(parts, dim=1).transpose(0, 1)

@@ -26,11 +26,10 @@ from spatia_env.train.clips import (
     Batch,
     ClipStore,
     dev_batches,
-    encode_episodes,
-    knows_bfloat16,
     training_batches,
 )
 from spatia_env.train.devices import device_of, to_device
+from spatia_env.train.encode import knows_bfloat16
 from spatia_env.train.loop import LoopConfig, Trainer, averaged_state
 
 SIZE_FILE = "transformer.json"
@@ -291,22 +290,6 @@ def evaluate(model: WorldModel, batches: list[Batch], sigmas: tuple[float, ...] 
     # Where nothing moves, or nothing is new, there is no error to tell.
     kept = {name: torch.cat(parts) for name, parts in errors.items() if sum(map(len, parts))}
     return {name: round(float(-10 * torch.log10(error.mean())), 3) for name, error in kept.items()}
-
-
-@dataclass(frozen=True)
-class EncodeConfig:
-    """Encode episodes once, for the world model."""
-
-    folders: tuple[Path, ...] = (Path("runs/data/train"), Path("runs/data/dev"))
-    """folders of episode files"""
-    autoencoder: Path = Path("runs/autoencoder")
-    """run folder of the trained autoencoder"""
-
-
-def encode(config: EncodeConfig) -> int:
-    """Encode every folder of `config`; returns how many episodes were new."""
-    autoencoder = load_trained(config.autoencoder)
-    return sum(encode_episodes(autoencoder, folder) for folder in config.folders)
 
 
 @torch.no_grad()
