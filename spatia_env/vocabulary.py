@@ -223,6 +223,13 @@ EVENTS: tuple[Event, ...] = (
         "the snow is over", "the last flakes fall and the snow ends",
         "the snowing ceases", "the flurry dies away", "the sky runs out of flakes",
     ),
+    _mover(
+        "man_walks",
+        "a man in a yellow shirt walks past", "a man walks by", "a person walks across the scene",
+        "somebody in blue trousers walks through", "a small figure in yellow and blue walks past",
+        "a woman in a yellow shirt walks across", "someone comes walking in",
+        "a person in a yellow top strolls by", "a pedestrian goes by on foot", "somebody ambles across",
+    ),
 )
 ELSEWHERE: tuple[str, ...] = (
     "a phone rings", "the dog barks outside", "somebody whistles a tune", "the cat sleeps on the sofa",

@@ -12,10 +12,10 @@ from spatia_env.model.autoencoder import TinyAutoencoder
 from spatia_env.model.checkpoints import PACKAGED, TINY
 from spatia_env.train.autoencoder import load_trained
 from spatia_env.train.clips import (
-    MANY_BODIES,
     PRECEDING,
     ClipStore,
     dev_batches,
+    draws,
     known_words,
     training_batches,
 )
@@ -82,13 +82,13 @@ def test_a_clip_that_forgets_its_map_sees_black_everywhere(runs):
     assert batch.conditions.control[:, 48:, :4].min() == 1  # the preceding frames are covered
 
 
-def test_every_event_is_drawn_equally_often_and_those_of_many_bodies_more(runs):
+def test_every_event_is_drawn_equally_often_and_movers_more_often_than_light(runs):
     store = ClipStore(runs / "data")
     drawn = [episode.clips[clip]["event"] for episode, clip in store.draw(600, np.random.default_rng(0))]
     names = [name for name in store.by_event if name]
     quiet = 150 if "" in store.by_event else 0
     assert len(names) >= 2
-    shares = {name: MANY_BODIES.get(name, 1) for name in names}
+    shares = {name: draws(name) for name in names}
     for name in names:
         assert abs(drawn.count(name) - (600 - quiet) * shares[name] / sum(shares.values())) < 40
 

@@ -65,6 +65,8 @@ BODIES = {
 MIN_FRAMES = 3
 MIN_MOTION = 0.05  # of the picture's height
 DOMINANCE = 0.6  # share of the event's colour among all new saturated pixels
+MAN_COLOURS = ("yellow", "blue")
+MAN_AREA = 0.004
 TOWER_COLOURS = ("red", "yellow", "blue", "green", "pink")
 TOWER_AREA = 0.0022
 
@@ -168,6 +170,8 @@ class Evidence:
             return False
         if name == "tower_topples":
             return self._tower()
+        if name == "man_walks":
+            return self._man()
         allowed = {BODIES[other].colour for other in beside if other in BODIES}
         body, area = BODIES[name], self._areas[BODIES[name].colour]
         if (area >= body.area).sum() < MIN_FRAMES:
@@ -185,12 +189,24 @@ class Evidence:
 
     def bodies(self, name: str) -> np.ndarray:
         """Pixels [T, H, W] of the colours of a mover's bodies that were not there before."""
-        colours = TOWER_COLOURS if name == "tower_topples" else (BODIES[name].colour,)
+        several = {"tower_topples": TOWER_COLOURS, "man_walks": MAN_COLOURS}
+        colours = several.get(name) or (BODIES[name].colour,)
         return np.logical_or.reduce([self._new[colour] for colour in colours])
 
     def _tower(self) -> bool:
         seen = np.array([self._areas[c] >= TOWER_AREA for c in TOWER_COLOURS]).sum(0)
         return bool((seen >= 3).sum() >= 2)
+
+    def _man(self) -> bool:
+        """A shirt above trousers, beside no more of other colours."""
+        seen = np.all([self._areas[c] >= MAN_AREA for c in MAN_COLOURS], axis=0)
+        if seen.sum() < MIN_FRAMES:
+            return False
+        own = sum(self._areas[c].sum() for c in MAN_COLOURS)
+        if own < DOMINANCE * sum(self._areas[c].sum() for c in COLOURS):
+            return False
+        shirt, trousers = (_middle_row(self._new[c][seen]) for c in MAN_COLOURS)
+        return bool(np.median(trousers - shirt) > 0)
 
     # -- light and air ----------------------------------------------------------------------------------------
 
@@ -267,6 +283,12 @@ def _largest_share(mask: np.ndarray, frames: np.ndarray) -> float:
         sizes = np.bincount((labels * picture).ravel(), minlength=count + 1)[1:]
         shares.append(sizes.max(initial=0) / max(sizes.sum(), 1))
     return float(np.median(shares))
+
+
+def _middle_row(mask: np.ndarray) -> np.ndarray:
+    """The mean row [T] of masks [T, H, W] that have some pixel each."""
+    weight = mask.sum(2).astype(float)
+    return (weight * np.arange(mask.shape[1])).sum(1) / weight.sum(1)
 
 
 def _moves(mask: np.ndarray, motion: str) -> bool:

@@ -40,6 +40,7 @@ from spatia_env.sim.bodies import (
 )
 from spatia_env.sim.placement import crossing, find_place
 from spatia_env.sim.quiet import pybullet
+from spatia_env.sim.walker import add_walker
 
 if TYPE_CHECKING:
     from spatia_env.sim.scenes import SimScene
@@ -303,6 +304,12 @@ def _pink_cube(scene: SimScene, c2w: np.ndarray, rng: np.random.Generator) -> li
     return [Mover(body, "pink_cube_slides")]
 
 
+def _man(scene: SimScene, c2w: np.ndarray, rng: np.random.Generator) -> list[Mover]:
+    place = find_place(scene, c2w, 0.3, 0.6)
+    start, way = crossing(scene, place, 0.2)
+    return add_walker(scene, 0.95 * place.scale, start, way, rng.uniform(1.35, 1.5) * place.scale)
+
+
 STARTERS: dict[str, Callable[[SimScene, np.ndarray, np.random.Generator], list[Mover]]] = {
     "red_ball_rolls": _red_ball,
     "blue_box_drops": _blue_box,
@@ -316,4 +323,5 @@ STARTERS: dict[str, Callable[[SimScene, np.ndarray, np.random.Generator], list[M
     "balloon_rises": _balloon,
     "balls_rain": _balls_rain,
     "pink_cube_slides": _pink_cube,
+    "man_walks": _man,
 }

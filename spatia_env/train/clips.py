@@ -30,8 +30,8 @@ ELSEWHERE_SHARE = 0.3
 """Share of quiet clips that are read beside a sentence of which nothing is to be seen."""
 QUIET_SHARE = 0.25
 """Share of drawn clips in which no event starts; every event has the same share of the others."""
-MANY_BODIES = {"snow": 3, "balls_rain": 3, "tower_topples": 3}
-"""Events that are drawn more often than others, and how much: many small places take longer to learn than one."""
+MANY_BODIES = ("snow", "balls_rain", "tower_topples")
+"""Events of many small places, which take longer to learn than one."""
 MOVER_WEIGHT = 8.0
 """How much more an error counts on what moves: movers cover a few percent of the pixels."""
 
@@ -117,14 +117,21 @@ class ClipStore:
         return height, width
 
     def draw(self, count: int, rng: np.random.Generator) -> list[tuple[EncodedEpisode, int]]:
-        """Random clips: a share in which nothing begins, and every event as often as any other of its kind."""
-        events = [name for name in sorted(self.by_event) if name for _ in range(MANY_BODIES.get(name, 1))]
+        """Random clips: a share in which nothing begins, and every event as often as any other with its `draws`."""
+        events = [name for name in sorted(self.by_event) if name for _ in range(draws(name))]
         chosen = []
         for _ in range(count):
             quiet = not events or ("" in self.by_event and rng.random() < QUIET_SHARE)
             clips = self.by_event["" if quiet else events[int(rng.integers(len(events)))]]
             chosen.append(clips[int(rng.integers(len(clips)))])
         return chosen
+
+
+def draws(name: str) -> int:
+    """How often an event is drawn where light and air are drawn once: movers, which must find a place, more often."""
+    if name in MANY_BODIES:
+        return 4
+    return 2 if vocabulary.event(name).kind == "mover" else 1
 
 
 def training_batches(

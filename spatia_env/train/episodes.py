@@ -37,6 +37,8 @@ class EpisodeConfig:
     """share of episodes in which nothing ever happens"""
     several_share: float = 0.12
     """share of the movers that begin together with another one"""
+    movers: tuple[str, ...] = ()
+    """names of the movers to choose from; all by default"""
 
 
 def record_episode(seed: int, config: EpisodeConfig, split: str) -> dict:
@@ -63,7 +65,7 @@ def _record(scene: SimScene, rng: np.random.Generator, config: EpisodeConfig, sp
     share = 0.0 if rng.random() < config.quiet_share else config.event_share
     for _ in range(config.clips):
         standing = [vocabulary.event(name).condition_phrase for name in scene.conditions]
-        names, text = _maybe_events(scene, rng, share, config.several_share, split, c2w)
+        names, text = _maybe_events(scene, rng, share, config, split, c2w)
         path = walk.next_path(c2w)
         for pose in path:
             scene.advance(FRAME_SECONDS)
@@ -91,13 +93,18 @@ def _record(scene: SimScene, rng: np.random.Generator, config: EpisodeConfig, sp
 
 
 def _maybe_events(
-    scene: SimScene, rng: np.random.Generator, share: float, several: float, split: str, c2w: torch.Tensor
+    scene: SimScene,
+    rng: np.random.Generator,
+    share: float,
+    config: EpisodeConfig,
+    split: str,
+    c2w: torch.Tensor,
 ) -> tuple[list[str], str]:
     """Names of the events that begin now, and their words, each a sentence of its own as `ledger.listen` has it."""
     if rng.random() >= share:
         return [], ""
-    names = [str(rng.choice(possible_events(tuple(scene.conditions), rng)))]
-    if vocabulary.event(names[0]).kind == "mover" and rng.random() < several:
+    names = [str(rng.choice(possible_events(tuple(scene.conditions), rng, config.movers)))]
+    if vocabulary.event(names[0]).kind == "mover" and rng.random() < config.several_share:
         names.append(str(rng.choice([e.name for e in vocabulary.EVENTS if e.kind == "mover"])))
     names = list(dict.fromkeys(names))
     texts = [str(rng.choice(vocabulary.phrasings(name, split))) for name in names]
@@ -106,8 +113,10 @@ def _maybe_events(
     return names, ". ".join(texts)
 
 
-def possible_events(conditions: tuple[str, ...], rng: np.random.Generator) -> list[str]:
-    """Events to choose from: movers mostly, one condition at a time, and its ending soon after."""
+def possible_events(
+    conditions: tuple[str, ...], rng: np.random.Generator, movers: tuple[str, ...] = ()
+) -> list[str]:
+    """Events to choose from: movers mostly (all or these), one condition at a time, and its ending soon after."""
     kinds = {
         kind: [e for e in vocabulary.EVENTS if e.kind == kind] for kind in ("mover", "condition", "ending")
     }
@@ -115,7 +124,7 @@ def possible_events(conditions: tuple[str, ...], rng: np.random.Generator) -> li
         return [event.name for event in kinds["ending"] if event.ends in conditions]
     if not conditions and rng.random() < 0.3:
         return [event.name for event in kinds["condition"]]
-    return [event.name for event in kinds["mover"]]
+    return [event.name for event in kinds["mover"] if not movers or event.name in movers]
 
 
 class RandomWalk:

@@ -28,6 +28,7 @@ from spatia_env.train.clips import (
     dev_batches,
     training_batches,
 )
+from spatia_env.train.detail import detail_loss
 from spatia_env.train.devices import device_of, to_device
 from spatia_env.train.encode import knows_bfloat16
 from spatia_env.train.loop import LoopConfig, Trainer, averaged_state
@@ -100,6 +101,8 @@ class WorldModelConfig:
     """weight of the pixel loss (L1 in [-1, 1]) beside the latent loss"""
     share_weight: float = 0.05
     """weight of the share of the render that shows before what moves, and of what is missing of it elsewhere"""
+    detail_weight: float = 1.0
+    """weight of the difference of local contrasts (`detail`), so that the mean of many specks is not a haze"""
     noisy_share: float = 0.2
     """share of samples at a random noise level instead of one step from the render"""
     restore_weight: float = 2.0
@@ -206,14 +209,17 @@ def world_loss(
     agrees = (pixels.render - pixels.frames).abs().amax(1, keepdim=True) < AGREEMENT
     moves = pixels.moving[:, None] & ~agrees
     share_loss = (pixels.known * (agrees * (1 - share) + moves * share)).mean()
+    contrast_loss = detail_loss(shown, pixels.frames, pixels.weight)
     restore_loss = _restore_loss(model.autoencoder, clean[pixels.row, :, pixels.time], pixels.frames, photos)
     loss = (
         latent_loss
         + config.pixel_weight * pixel_loss
         + config.share_weight * share_loss
+        + config.detail_weight * contrast_loss
         + config.restore_weight * restore_loss
     )
-    parts = {"latent": latent_loss, "pixel": pixel_loss, "share": share_loss, "restore": restore_loss}
+    parts = {"latent": latent_loss, "pixel": pixel_loss, "share": share_loss}
+    parts |= {"detail": contrast_loss, "restore": restore_loss}
     return loss, {name: part.item() for name, part in parts.items()}
 
 
