@@ -141,10 +141,19 @@ class TinyAutoencoder(ModelMixin, ConfigMixin):
         if render is None or known is None:
             return colour, None
         # Work in [0, 1] where light is a gain: night, fog and coloured lamps scale what the map remembers.
-        share = torch.sigmoid(SHARE_SLOPE * planes[:, 3:4]) * known
+        share = _steep(planes[:, 3:4]) * known
         light = F.softshrink(math.log(2) + F.logsigmoid(planes[:, 4:]), REST_OF_LIGHT)
         lit = (render + 1) * light.exp() - 1
         return colour + share * (lit - colour), share
+
+
+def _steep(logit: Tensor) -> Tensor:
+    """A steep sigmoid that learns like a plain one: where it is nearly 1 its own slope would teach nothing."""
+    steep = torch.sigmoid(SHARE_SLOPE * logit)
+    if not torch.is_grad_enabled():
+        return steep
+    plain = torch.sigmoid(logit)
+    return steep.detach() + plain - plain.detach()
 
 
 def _to_images(video: Tensor) -> Tensor:
