@@ -100,6 +100,33 @@ def test_control_at_input_starts_silent_and_adds_its_own_names_only():
         assert (model(latents, timestep, text, control, 2).sample - expected).abs().max() > 1e-3
 
 
+def test_place_planes_start_silent_are_needed_and_belong_to_all_but_references():
+    torch.manual_seed(0)
+    plain = SpatiaTransformer3DModel(**TINY).eval()
+    model = SpatiaTransformer3DModel(**TINY, place_channels=5).eval()
+    added = model.state_dict().keys() - plain.state_dict().keys()
+    assert added == {"place_embedding.weight", "place_embedding.bias"}
+    model.load_state_dict(plain.state_dict(), strict=False)
+    latents, timestep, text, control = inputs()
+    places = torch.randn(len(latents), 5, latents.shape[2] - 2, *latents.shape[3:])
+    with torch.no_grad():
+        expected = plain(latents, timestep, text, control, 2).sample
+
+        def predicted(planes):
+            return model(latents, timestep, text, control, 2, place_hidden_states=planes).sample
+
+        torch.testing.assert_close(predicted(places), expected)
+        model.place_embedding.weight.normal_()
+        assert (predicted(places) - expected).abs().max() > 1e-3
+        torch.testing.assert_close(predicted(torch.zeros_like(places)), expected)
+    with pytest.raises(ActionError, match="place_hidden_states"):
+        model(latents, timestep, text, control, 2)
+    with pytest.raises(ActionError, match="place_hidden_states"):
+        predicted(places[:, :4])
+    with pytest.raises(ActionError, match="place_hidden_states"):
+        predicted(places[:, :, 1:])
+
+
 def test_every_weight_learns_and_checkpointing_gives_the_same_gradients():
     model = build(control_at_input=True).train()
     arguments = (*inputs(), 2)

@@ -15,8 +15,8 @@ from diffusers.models.transformers.transformer_wan import WanTimeTextImageEmbedd
 from diffusers.utils import is_accelerate_available
 from torch import Tensor, nn
 
-from spatia_env.errors import ActionError, CheckpointError
 from spatia_env.model.blocks import RotaryPositions, SinusoidalTime, SpatiaBlock, SpatiaControlBlock, modulate
+from spatia_env.model.fitting import check_shapes, check_sizes
 
 
 class SpatiaTransformer3DModel(WanTransformer3DModel):
@@ -85,7 +85,7 @@ class SpatiaTransformer3DModel(WanTransformer3DModel):
     ) -> None:
         # The parent would build stock blocks only for them to be thrown away, 10 GB at full size.
         super(WanTransformer3DModel, self).__init__()
-        _check_sizes(patch_size, attention_head_dim, num_layers, control_layers, control_at_input)
+        check_sizes(patch_size, attention_head_dim, num_layers, control_layers, control_at_input)
         dim = num_attention_heads * attention_head_dim
         block = (dim, ffn_dim, num_attention_heads, qk_norm, cross_attn_norm, eps)
 
@@ -150,7 +150,15 @@ class SpatiaTransformer3DModel(WanTransformer3DModel):
         Raises:
             ActionError: If the shapes do not belong together.
         """
-        self._check_shapes(hidden_states, timestep, control_hidden_states, num_ref_frames, reference_mask)
+        check_shapes(
+            self.config,
+            hidden_states,
+            timestep,
+            control_hidden_states,
+            num_ref_frames,
+            reference_mask,
+            place_hidden_states,
+        )
         batch, _, frames, height, width = hidden_states.shape
         rows, columns = height // self.config.patch_size[1], width // self.config.patch_size[2]
         num_ref_tokens = num_ref_frames * rows * columns
@@ -211,9 +219,7 @@ class SpatiaTransformer3DModel(WanTransformer3DModel):
         planes: list[tuple[Tensor, nn.Module]] = []
         if control is not None and self.config.control_at_input:
             planes.append((control, self.control_input_embedding))
-        if self.config.place_channels:
-            if places is None:
-                raise ActionError("place_hidden_states: this model needs them; give `places.place_planes`.")
+        if self.config.place_channels and places is not None:
             planes.append((places, self.place_embedding))
         return planes
 
@@ -257,38 +263,6 @@ class SpatiaTransformer3DModel(WanTransformer3DModel):
         grid = tokens.reshape(tokens.shape[0], frames, rows, columns, patch_h, patch_w, -1)
         return grid.permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
 
-    def _check_shapes(
-        self, latents: Tensor, timestep: Tensor, control: Tensor | None, num_ref: int, mask: Tensor | None
-    ) -> None:
-        _, patch_h, patch_w = self.config.patch_size
-        if latents.ndim != 5 or latents.shape[1] != self.config.in_channels:
-            raise ActionError(
-                f"latents: expected [B, {self.config.in_channels}, F, h, w], got {list(latents.shape)}."
-            )
-        batch, _, frames, height, width = latents.shape
-        if height % patch_h or width % patch_w:
-            raise ActionError(
-                f"latents: {height}x{width} is not a multiple of the patch {patch_h}x{patch_w}."
-            )
-        if max(frames, height // patch_h, width // patch_w) > self.config.rope_max_seq_len:
-            raise ActionError(
-                f"latents: {list(latents.shape)} is larger than {self.config.rope_max_seq_len} patches."
-            )
-        if not 0 <= num_ref < frames:
-            raise ActionError(
-                f"num_ref_frames: is {num_ref}; give 0 to {frames - 1} for {frames} latent frames."
-            )
-        if tuple(timestep.shape) not in ((), (1,), (batch,), (1, frames), (batch, frames)):
-            raise ActionError(
-                f"timestep: expected [B] or [B, F] for {batch}, {frames}, got {list(timestep.shape)}."
-            )
-        if control is not None:
-            expected = (batch, self.config.control_in_channels, frames - num_ref, height, width)
-            if tuple(control.shape) != expected:
-                raise ActionError(f"control latents: expected {list(expected)}, got {list(control.shape)}.")
-        if mask is not None and tuple(mask.shape) != (batch, num_ref):
-            raise ActionError(f"reference_mask: expected {[batch, num_ref]}, got {list(mask.shape)}.")
-
 
 def _tokens(embedded: Tensor) -> Tensor:
     """[B, D, F, h, w] -> contiguous [B, F * h * w, D]."""
@@ -302,28 +276,3 @@ def _key_mask(reference_mask: Tensor | None, frames: int, tokens_per_frame: int)
     given = reference_mask.new_ones(reference_mask.shape[0], frames - reference_mask.shape[1])
     per_frame = torch.cat([reference_mask, given], dim=1).bool()
     return per_frame.repeat_interleave(tokens_per_frame, dim=1)[:, None, None]
-
-
-def _check_sizes(
-    patch_size: tuple[int, int, int],
-    head_dim: int,
-    num_layers: int,
-    control_layers: tuple[int, ...],
-    control_at_input: bool,
-) -> None:
-    if len(patch_size) != 3 or patch_size[0] != 1:
-        raise CheckpointError(
-            f"patch_size: is {tuple(patch_size)}; references are single frames, so use (1, h, w)."
-        )
-    if head_dim % 2 or (head_dim // 3) % 2:
-        raise CheckpointError(
-            f"attention_head_dim: {head_dim} cannot be split into time, height and width; "
-            "use 8, 12, 20, 24, 32, 64 or 128."
-        )
-    outside = any(not 0 <= layer < num_layers for layer in control_layers)
-    if outside or len(set(control_layers)) < len(control_layers):
-        raise CheckpointError(
-            f"control_layers: {tuple(control_layers)} are not distinct blocks below {num_layers}."
-        )
-    if control_at_input and not control_layers:
-        raise CheckpointError("control_at_input: needs a control branch; name its blocks in control_layers.")

@@ -22,7 +22,7 @@ def detail_loss(shown: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
     """
     losses = []
     for a, b in zip(contrasts(shown), contrasts(truth), strict=True):
-        local = F.adaptive_avg_pool2d(weight, a.shape[-2:])
+        local = F.adaptive_avg_pool2d(weight, (a.shape[-2], a.shape[-1]))
         losses.append(((a - b).abs() * local).mean())
     return torch.stack(losses).mean()
 
