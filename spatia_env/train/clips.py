@@ -30,8 +30,8 @@ ELSEWHERE_SHARE = 0.3
 """Share of quiet clips that are read beside a sentence of which nothing is to be seen."""
 QUIET_SHARE = 0.25
 """Share of drawn clips in which no event starts; every event has the same share of the others."""
-MANY_BODIES = ("snow", "balls_rain", "tower_topples")
-"""Events of many small places, which take longer to learn than one."""
+MANY_BODIES = ("snow", "balls_rain", "tower_topples", "man_walks")
+"""Events of many small parts, which take longer to learn than one body."""
 MOVER_WEIGHT = 8.0
 """How much more an error counts on what moves: movers cover a few percent of the pixels."""
 
