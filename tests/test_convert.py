@@ -76,7 +76,7 @@ def test_diffusers_layout_gives_the_same_folder(released, tmp_path):
         **{
             k: v
             for k, v in config.items()
-            if not k.startswith(("control", "_")) and k != "use_kw_only_attributes"
+            if not k.startswith(("control", "place", "_")) and k != "use_kw_only_attributes"
         }
     )
     stock.load_state_dict({k: v for k, v in main.items() if not k.startswith(tuple(control))})

@@ -152,11 +152,13 @@ def test_training_lowers_the_error_resumes_and_evaluates(runs):
     figures = train_world_model(config(2))
     assert set(figures) >= {"observed", "unobserved", "moving", "restored", "frozen"}
     assert np.isfinite(list(figures.values())).all()
-    train_world_model(config(4))
+    later = train_world_model(config(4))
     assert json.loads((runs / "world-model" / "progress.json").read_text())["step"] == 4
     rows = [line.split(",") for line in (runs / "world-model" / "log.csv").read_text().splitlines()]
     restore = [float(value) for _, _, name, value in rows if name == "restore"]
-    assert len(restore) == 4 and restore[3] < restore[0]
+    assert len(restore) == 4
+    # On the same dev frames; the losses of single steps are those of other frames each.
+    assert later["restored"] > figures["restored"] and later["all"] > figures["all"]
 
 
 def test_the_decoder_may_learn_alone(runs):
