@@ -346,7 +346,7 @@ class SpatiaEnv(gym.Env):
         state, view = self.world.state, pending.view
         assert view is not None and pending.heard is not None and pending.references is not None
         preceding = state.preceding_frames[-self.shape.num_preceding :]
-        grid = (side // self.shape.latent_stride for side in self.size)
+        grid = (side // self.pipeline.autoencoder.spatial_stride for side in self.size)
         places = place_planes(view.depth, view.known, pending.path, state.c2w, state.K, *grid)
         return ClipRequest(
             pending.heard.text, view.rgb, view.known, pending.references, preceding, state.step_seed(), places

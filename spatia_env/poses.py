@@ -106,3 +106,17 @@ def as_pose(value: Any, name: str = "pose") -> np.ndarray:
     if problem:
         raise PoseError(f"{name}: {problem}.")
     return pose
+
+
+def upright(c2w: np.ndarray) -> np.ndarray:
+    """The pose [4, 4] at a camera's place with its Z axis up and its Y axis along the camera's level heading.
+
+    A camera that looks straight up or down takes the world's Y axis for its heading.
+    """
+    ahead = np.append(c2w[:2, 2], 0.0)
+    length = np.linalg.norm(ahead)
+    ahead = ahead / length if length > 1e-6 else np.array([0.0, 1.0, 0.0])
+    pose = np.eye(4)
+    pose[:3, :3] = np.stack([np.cross(ahead, [0, 0, 1.0]), ahead, [0, 0, 1.0]], axis=1)
+    pose[:3, 3] = c2w[:3, 3]
+    return pose

@@ -10,10 +10,10 @@ from spatia_env.model.places import (
     FAR,
     PLACE_CHANNELS,
     place_planes,
-    upright,
     with_preceding,
     without_points,
 )
+from spatia_env.poses import upright
 
 HEIGHT, WIDTH, STRIDE = 64, 96, 16
 
@@ -34,7 +34,7 @@ def slow_planes(depth, known, c2w, start, K):
     """One latent pixel and one sub-cell at a time."""
     rows, columns = HEIGHT // STRIDE, WIDTH // STRIDE
     out = np.zeros((PLACE_CHANNELS, len(depth), rows, columns))
-    frame = np.linalg.inv(upright(start).double().numpy())
+    frame = np.linalg.inv(upright(start.double().numpy()))
     K = K.double().numpy()
     edge = STRIDE // CELLS
     for t in range(len(depth)):
@@ -71,7 +71,7 @@ def test_planes_are_those_of_pixel_by_pixel_arithmetic(clip):
 def test_turning_the_whole_world_about_its_vertical_changes_nothing(clip):
     depth, known, c2w, start, K = clip
     turn = look_at(torch.tensor([3.0, -1.0, 0.5]), torch.tensor([4.0, 1.0, 0.5]))
-    motion = upright(turn)
+    motion = torch.from_numpy(upright(turn.numpy())).float()
     fast = place_planes(depth, known, c2w, start, K, 4, 6)
     moved = place_planes(depth, known, motion @ c2w, motion @ start, K, 4, 6)
     torch.testing.assert_close(fast, moved, atol=2e-5, rtol=0)
@@ -81,7 +81,7 @@ def test_turning_the_whole_world_about_its_vertical_changes_nothing(clip):
 def test_a_camera_that_looks_straight_up_or_down_has_a_frame_too(target):
     up = torch.tensor([0.0, 1.0, 0.0])
     pose = look_at(torch.tensor([1.0, 2.0, 0.0]), torch.tensor(target), up)
-    frame = upright(pose)
+    frame = torch.from_numpy(upright(pose.numpy())).float()
     torch.testing.assert_close(frame[:3, :3], torch.eye(3))
     torch.testing.assert_close(frame[:3, 3], pose[:3, 3])
 

@@ -69,6 +69,8 @@ MAN_COLOURS = ("yellow", "blue")
 MAN_AREA = 0.004
 TOWER_COLOURS = ("red", "yellow", "blue", "green", "pink")
 TOWER_AREA = 0.0022
+SEVERAL = {"tower_topples": TOWER_COLOURS, "man_walks": MAN_COLOURS}
+"""Colours of the movers that have more than one."""
 
 
 def detect(name: str, clip: np.ndarray, before: np.ndarray, expected: np.ndarray | None = None) -> bool:
@@ -189,8 +191,7 @@ class Evidence:
 
     def bodies(self, name: str) -> np.ndarray:
         """Pixels [T, H, W] of the colours of a mover's bodies that were not there before."""
-        several = {"tower_topples": TOWER_COLOURS, "man_walks": MAN_COLOURS}
-        colours = several.get(name) or (BODIES[name].colour,)
+        colours = SEVERAL[name] if name in SEVERAL else (BODIES[name].colour,)
         return np.logical_or.reduce([self._new[colour] for colour in colours])
 
     def _tower(self) -> bool:
@@ -293,10 +294,7 @@ def _middle_row(mask: np.ndarray) -> np.ndarray:
 
 def _moves(mask: np.ndarray, motion: str) -> bool:
     """Whether the mask's middle row goes down (or up) through the picture, from where it was most the other way."""
-    rows = np.arange(mask.shape[1]) / mask.shape[1]
-    weight = mask.sum(2).astype(float)
-    seen = weight.sum(1) > 0.003 * mask[0].size
-    middle = (weight * rows).sum(1)[seen] / weight.sum(1)[seen]
+    middle = _middle_row(mask[mask.sum((1, 2)) > 0.003 * mask[0].size]) / mask.shape[1]
     if len(middle) < 2:
         return False
     if motion == "up":

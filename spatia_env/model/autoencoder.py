@@ -109,6 +109,10 @@ class TinyAutoencoder(ModelMixin, ConfigMixin):
         """Raw latents [N, C, h, w] to zero mean and unit variance."""
         return (raw - self.latent_mean[:, None, None]) / self.latent_std[:, None, None]
 
+    def denormalise(self, latents: Tensor) -> Tensor:
+        """Normalised latents [N, C, h, w] to raw ones."""
+        return latents * self.latent_std[:, None, None] + self.latent_mean[:, None, None]
+
     def decode(
         self, latents: Tensor, scene_render: Tensor | None = None, known: Tensor | None = None
     ) -> Tensor:
@@ -120,7 +124,7 @@ class TinyAutoencoder(ModelMixin, ConfigMixin):
                 decoder may show it, relit, instead of drawing the surface from 48 numbers.
             known: Mask [B, 1, T, H, W], 1 where the render is covered.
         """
-        z = _to_images(latents) * self.latent_std[:, None, None] + self.latent_mean[:, None, None]
+        z = self.denormalise(_to_images(latents))
         render = None if scene_render is None else _to_images(scene_render)
         mask = None if known is None else _to_images(known)
         return _to_video(self.decode_raw(z, render, mask), latents.shape[0])

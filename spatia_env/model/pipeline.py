@@ -29,8 +29,6 @@ class ClipShape:
     width: int = 128
     multiple: int = 32
     """height and width must be multiples of this"""
-    latent_stride: int = 16
-    """pixels along each side of a latent pixel"""
 
 
 class SpatiaPipeline(DiffusionPipeline):

@@ -10,26 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from spatia_env.cameras import invert_se3, pixel_rays, rigid
+from spatia_env.cameras import invert_se3, pixel_rays
+from spatia_env.poses import upright
 
 CELLS = 2
 """Sub-cells along each side of a latent pixel whose surface point is told."""
 PLACE_CHANNELS = 3 * CELLS**2 + 8
 FAR = 4.0
 """Metres at which a point is told at half its distance: beyond, differences matter less."""
-
-
-def upright(c2w: Tensor) -> Tensor:
-    """The pose [4, 4] at a camera's place with its Z axis up and its Y axis along the camera's level heading.
-
-    A camera that looks straight up or down takes the world's Y axis for its heading.
-    """
-    ahead = c2w[:3, 2] * c2w.new_tensor([1.0, 1.0, 0.0])
-    if float(ahead.norm()) < 1e-6:
-        ahead = c2w.new_tensor([0.0, 1.0, 0.0])
-    ahead = F.normalize(ahead, dim=0)
-    up = c2w.new_tensor([0.0, 0.0, 1.0])
-    return rigid(torch.stack([torch.linalg.cross(ahead, up), ahead, up], dim=-1), c2w[:3, 3])
 
 
 def place_planes(
@@ -51,7 +39,7 @@ def place_planes(
         known; three with the unit ray; three with the camera's centre; and two with the place in the picture, -1
         to 1 from left to right and from top to bottom.
     """
-    to_start = invert_se3(upright(start_c2w)) @ c2w
+    to_start = invert_se3(torch.from_numpy(upright(start_c2w.numpy())).to(c2w)) @ c2w
     rows, columns = CELLS * height, CELLS * width
     size = (depth.shape[-2], depth.shape[-1])
     covered = known.to(depth.dtype)

@@ -12,6 +12,8 @@ import dataclasses
 
 import numpy as np
 
+from spatia_env.poses import upright
+
 RAMP_SECONDS = 0.4
 PARTICLE_ID = -2
 FOG_COLOUR = np.array([196, 202, 206], dtype=np.float32)
@@ -63,18 +65,7 @@ class Condition:
 def start(name: str, c2w: np.ndarray) -> Condition:
     """A condition at strength 0 that is coming, before the camera `c2w` [4, 4]."""
     flakes = np.random.default_rng(SNOW_SEED).uniform(0, 1, (SNOW_COUNT, 3)) * SNOW_BOX
-    return Condition(name, flakes if name == "snow" else flakes[:0], _upright(np.asarray(c2w, np.float64)))
-
-
-def _upright(c2w: np.ndarray) -> np.ndarray:
-    """The pose [4, 4] at a camera's place with its Z axis up and its Y axis along the camera's level heading."""
-    ahead = np.append(c2w[:2, 2], 0.0)
-    length = np.linalg.norm(ahead)
-    ahead = ahead / length if length > 1e-6 else np.array([0.0, 1.0, 0.0])
-    pose = np.eye(4)
-    pose[:3, :3] = np.stack([np.cross(ahead, [0, 0, 1.0]), ahead, [0, 0, 1.0]], axis=1)
-    pose[:3, 3] = c2w[:3, 3]
-    return pose
+    return Condition(name, flakes if name == "snow" else flakes[:0], upright(np.asarray(c2w, np.float64)))
 
 
 def apply(

@@ -29,7 +29,7 @@ OWN_WORDS_SHARE = 0.3
 ELSEWHERE_SHARE = 0.3
 """Share of quiet clips that are read beside a sentence of which nothing is to be seen."""
 QUIET_SHARE = 0.25
-"""Share of drawn clips in which no event starts; every event has the same share of the others."""
+"""Share of drawn clips in which no event starts; of the others every event has its share by `draws`."""
 MANY_BODIES = ("snow", "balls_rain", "tower_topples", "man_walks")
 """Events of many small parts, which take longer to learn than one body."""
 MOVER_WEIGHT = 8.0

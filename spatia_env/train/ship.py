@@ -131,7 +131,8 @@ frames and with 2 retrieved references. Licence: Apache-2.0, as the code.
 
 Weights in float16: {total} MB. Trained by `spatia train data`, `autoencoder`, `encode`, `geometry`,
 `world-model` and packed by `spatia train ship`, on PyBullet scenes with seeds 0-9999 (train), watched on
-10000-10999 (dev); seeds 20000-20199 (test), their textures, meshes and phrasings were never looked at.
+10000-10999 (dev); seeds 20000-20199 (test), their textures, meshes and phrasings were never trained on, and
+nothing was chosen by them.
 Photographs: those of the train split in `spatia_env/sim/assets.py`, where each one's licence is named.
 
 Good for: simulated rooms and yards, the events of `spatia_env/vocabulary.py`, trying out agents and memory.

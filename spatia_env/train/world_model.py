@@ -200,7 +200,7 @@ def world_loss(
     with torch.set_grad_enabled(torch.is_grad_enabled() and not config.decoder_only):
         predicted = _predict(model.transformer, batch, config.noisy_share, generator)
     latent_loss = ((predicted - clean).square() * batch.weight).mean()
-    raw = _raw(model.autoencoder, predicted[pixels.row, :, pixels.time])
+    raw = model.autoencoder.denormalise(predicted[pixels.row, :, pixels.time])
     shown, share = model.autoencoder.decode_parts(raw, pixels.render, pixels.known)
     assert share is not None
     pixel_loss = ((shown - pixels.frames).abs() * pixels.weight).mean()
@@ -259,12 +259,7 @@ def _decode(
     autoencoder: TinyAutoencoder, latents: Tensor, render: Tensor | None = None, known: Tensor | None = None
 ) -> Tensor:
     """Images [N, 3, H, W] of normalised latents [N, C, h, w]."""
-    return autoencoder.decode_raw(_raw(autoencoder, latents), render, known)
-
-
-def _raw(autoencoder: TinyAutoencoder, latents: Tensor) -> Tensor:
-    """Latents [N, C, h, w] before normalisation."""
-    return latents * autoencoder.latent_std[:, None, None] + autoencoder.latent_mean[:, None, None]
+    return autoencoder.decode_raw(autoencoder.denormalise(latents), render, known)
 
 
 def evaluate(model: WorldModel, batches: list[Batch], sigmas: tuple[float, ...] = (1.0,)) -> dict[str, float]:
