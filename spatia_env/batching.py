@@ -28,6 +28,7 @@ class ClipRequest:
         preceding: The last frames, u8 [P, H, W, 3].
         seed: Of the noise.
         places: Where things are along the path, float [20, T, h, w] (`model.places`).
+        falling: Where flakes and balls would be, bool [2, T, H, W] (`falling`).
     """
 
     text: str
@@ -37,6 +38,7 @@ class ClipRequest:
     preceding: Tensor
     seed: int
     places: Tensor
+    falling: Tensor
 
     @property
     def shape(self) -> tuple[tuple[int, ...], ...]:
@@ -89,6 +91,7 @@ def _call(pipeline: Any, requests: Sequence[ClipRequest]) -> list[Tensor]:
         torch.stack([_to_video(request.preceding) for request in requests]),
         generators[0] if len(generators) == 1 else generators,
         torch.stack([request.places for request in requests]),
+        torch.stack([request.falling.float() for request in requests]),
     )
     # Outside of the pipeline's inference mode: worlds keep these frames, and hash them by their version.
     return [_to_bytes(clip) for clip in video]

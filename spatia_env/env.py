@@ -24,7 +24,7 @@ from spatia_env.localisation import Located, locate
 from spatia_env.memory.rendering import Render
 from spatia_env.memory.scene import Growth, SceneMemory
 from spatia_env.model.checkpoints import load_checkpoint
-from spatia_env.model.places import place_planes
+from spatia_env.model.places import falling_in_view, place_planes
 from spatia_env.openings import load_geometry, open_saved, open_world
 from spatia_env.slam.geometry import Geometry, GeometryEstimator, static_weight
 from spatia_env.slam.tracking import TrackResult
@@ -348,9 +348,11 @@ class SpatiaEnv(gym.Env):
         preceding = state.preceding_frames[-self.shape.num_preceding :]
         grid = (side // self.pipeline.autoencoder.spatial_stride for side in self.size)
         places = place_planes(view.depth, view.known, pending.path, state.c2w, state.K, *grid)
+        falling = falling_in_view(view.depth, view.known, pending.path, state.c2w, state.K, state.step)
         return ClipRequest(
-            pending.heard.text, view.rgb, view.known, pending.references, preceding, state.step_seed(), places
-        )
+            pending.heard.text, view.rgb, view.known, pending.references, preceding, state.step_seed(), places,
+            falling,
+        )  # fmt: skip
 
     def _understand(self, frames: Tensor, path: Tensor, view: Render) -> Geometry:
         rgb = contract.to_floats(frames)

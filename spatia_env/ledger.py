@@ -7,7 +7,7 @@ clips are told of it, and no colours are written to the map meanwhile.
 from dataclasses import dataclass
 
 from spatia_env import vocabulary
-from spatia_env.hearing import is_denial, is_moot, understand
+from spatia_env.hearing import is_silent, understand
 from spatia_env.model.text import compose_text
 
 Conditions = tuple[tuple[str, str], ...]
@@ -41,9 +41,9 @@ def listen(event: str, step: int, prompt: str, conditions: Conditions, known_wor
         step: The step that it is asked at.
         prompt: The scene's.
         conditions: What stands.
-        known_words: The model reads known events in their canonical words, and as silence a denial or the end of what
-            does not stand: for small models, whose text encoder does not carry over to words that training never
-            had.
+        known_words: The model reads known events in their canonical words, and as silence what certainly asks for
+            nothing (`hearing.is_silent`): for small models, whose text encoder does not carry over to words that
+            training never had.
     """
     names = understand(event, tuple(standing for standing, _ in conditions)) if event else ()
     phrases = [phrase for _, phrase in conditions]
@@ -66,5 +66,4 @@ def listen(event: str, step: int, prompt: str, conditions: Conditions, known_wor
 def _in_known_words(event: str, names: tuple[str, ...], conditions: Conditions) -> str:
     if names:
         return ". ".join(vocabulary.event(name).canonical for name in names)
-    nothing = is_denial(event) or is_moot(event, tuple(name for name, _ in conditions))
-    return "" if nothing else event
+    return "" if is_silent(event, tuple(name for name, _ in conditions)) else event

@@ -16,6 +16,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
+from pathlib import Path
+from typing import Any
 
 from spatia_env.errors import PromptError
 
@@ -274,6 +277,16 @@ def phrasings(name: str, split: str = "train") -> tuple[str, ...]:
         raise PromptError(f"split {split!r}: use one of {', '.join(SPLITS)}.")
     low, high = bounds[split]
     return texts[low:high]
+
+
+@functools.cache
+def wordings() -> dict[str, Any]:
+    """Further sentences, for the recogniser of `hearing`; none of them is a dev or test phrasing.
+
+    `train`: some forty of each event; `others`: near misses of events; `elsewhere`: of nothing that is to be seen;
+    `dev`: eight of each event, other things and denials, written apart and with the training phrasings alone in view.
+    """
+    return json.loads((Path(__file__).parent / "wordings.json").read_text(encoding="utf-8"))
 
 
 @functools.lru_cache(maxsize=1)

@@ -121,7 +121,7 @@ def test_a_run_folder_of_a_world_model_comes_out(tmp_path):
     """From recorded episodes and a world model's run to another run of the same form, and on from there."""
     episode = EpisodeConfig(clips=1, height=64, width=96)
     render_data(DataConfig(tmp_path / "data", count=1, workers=1, episode=episode))
-    autoencoder = TinyAutoencoder()
+    autoencoder = TinyAutoencoder(falling_planes=2)
     Trainer(autoencoder, LoopConfig(tmp_path / "autoencoder")).save()
     encode_episodes(autoencoder, tmp_path / "data")
     Trainer(WorldModel(tiny_transformer(), autoencoder), LoopConfig(tmp_path / "world-model")).save()

@@ -8,7 +8,7 @@ import torch
 from spatia_env.errors import ActionError
 from spatia_env.model.autoencoder import TinyAutoencoder
 from spatia_env.model.conditioning import Conditions
-from spatia_env.model.places import PLACE_CHANNELS
+from spatia_env.model.places import FALLING_CHANNELS, PLACE_CHANNELS
 from spatia_env.train.clips import Batch, Pixels
 from spatia_env.train.devices import device_of, to_device
 from spatia_env.train.distill import DistillConfig, distill_loss
@@ -29,12 +29,14 @@ def batch(rows=2, h=4, w=6, references=1) -> Batch:
     latents = lambda frames: torch.zeros(rows, 48, frames, h, w)  # noqa: E731
     conditions = Conditions(
         torch.zeros(rows, 5, 384), latents(references), latents(4), torch.zeros(rows, 64, 12, h, w),
-        torch.zeros(rows, PLACE_CHANNELS, 12, h, w),
+        torch.zeros(rows, FALLING_CHANNELS + PLACE_CHANNELS, 12, h, w),
     )  # fmt: skip
     picture = torch.zeros(3, 3, 16 * h, 16 * w)
     index = torch.zeros(3, dtype=torch.int64)
     plane = torch.ones(3, 1, 16 * h, 16 * w)
-    pixels = Pixels(index, index, picture, picture, plane, plane, plane[:, 0] > 0)
+    pixels = Pixels(
+        index, index, picture, picture, plane, plane, plane[:, 0] > 0, plane.expand(-1, 2, -1, -1)
+    )
     return Batch(conditions, latents(8), torch.ones(rows, 1, 8, h, w), pixels)
 
 
@@ -52,7 +54,7 @@ def test_losses_stay_on_the_device_of_the_network(loss, monkeypatch):
     # A tensor on "meta" has no numbers, and none may be asked of it; nor does autocast know it.
     monkeypatch.setattr(torch.Tensor, "item", lambda self: 0.0)
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
-    model = WorldModel(tiny_transformer(SMALL), TinyAutoencoder()).to("meta")
+    model = WorldModel(tiny_transformer(SMALL), TinyAutoencoder(falling_planes=2)).to("meta")
     given = to_device(batch(), torch.device("meta"))
     generator = torch.Generator().manual_seed(0)
     assert device_of(model).type == "meta"

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from spatia_env.errors import ActionError
 from spatia_env.model.autoencoder import TinyAutoencoder
 from spatia_env.model.checkpoints import PACKAGED, TINY
+from spatia_env.model.places import FALLING_CHANNELS
 from spatia_env.train.autoencoder import load_trained
 from spatia_env.train.clips import (
     PRECEDING,
@@ -23,6 +24,7 @@ from spatia_env.train.data import DataConfig, render_data
 from spatia_env.train.encode import encode_episodes
 from spatia_env.train.episodes import EpisodeConfig
 from spatia_env.train.geometry import load_trained as load_geometry
+from spatia_env.train.lighting import relight
 from spatia_env.train.loop import LoopConfig, Trainer
 from spatia_env.train.unpack import UnpackConfig, unpack
 from spatia_env.train.world_model import (
@@ -45,7 +47,7 @@ def runs(tmp_path_factory):
     episode = EpisodeConfig(clips=2, height=H, width=W, event_share=1.0, quiet_share=0.0)
     assert render_data(DataConfig(folder / "data", count=2, workers=1, episode=episode)) == 2
     torch.manual_seed(0)
-    network = TinyAutoencoder()
+    network = TinyAutoencoder(falling_planes=2)
     Trainer(network, LoopConfig(folder / "autoencoder")).save()
     encode_episodes(network, folder / "data")
     return folder
@@ -98,7 +100,8 @@ def test_a_clip_that_forgets_its_map_forgets_where_its_surfaces_are(runs):
     blank = blank_latents(load_trained(runs / "autoencoder"), *store.size)
     rng = np.random.default_rng(0)
     kept, lost = (next(training_batches(store, 2, 4, share, blank, rng)) for share in (0.0, 1.0))
-    assert kept.conditions.places[:, :-8, PRECEDING:].any() and not lost.conditions.places[:, :-8].any()
+    points = slice(FALLING_CHANNELS, -8)
+    assert kept.conditions.places[:, points, PRECEDING:].any() and not lost.conditions.places[:, points].any()
     assert lost.conditions.places[:, -8:-5, PRECEDING:].any()  # the rays stay
 
 
@@ -120,11 +123,15 @@ def test_the_share_of_the_render_learns_where_it_is_right(runs):
         return world_loss(model, batch, no_photos, config, torch.Generator().manual_seed(0))[1]["share"]
 
     pixels = batch.pixels
-    agrees = ((pixels.render - pixels.frames).abs().amax(1, keepdim=True) < 0.12) & (pixels.known > 0.5)
-    moves = pixels.moving[:, None] & ~agrees & (pixels.known > 0.5)
-    assert agrees.any()
-    assert share_loss(-20.0) == pytest.approx(float(agrees.float().mean()), abs=1e-4)
-    assert share_loss(20.0) == pytest.approx(float(moves.float().mean()), abs=1e-4)
+    relit = relight(pixels.render, pixels.frames, pixels.known, pixels.moving)
+    plain, known = relit.plain > 0, pixels.known > 0.5
+    agrees, moves = (relit.agrees > 0) & known, pixels.moving[:, None] & (relit.agrees == 0) & known
+    assert (plain & agrees).any() and not plain.all()
+    under_lamps = (~plain & (relit.explained > 0) & known & ~moves).float()
+    asked = (plain & agrees & ~moves).float() + under_lamps * relit.gain.mean(1, keepdim=True)
+    assert share_loss(-20.0) == pytest.approx(float(asked.mean()), abs=1e-4)
+    too_bright = under_lamps * (1 - relit.gain).abs().mean(1, keepdim=True)
+    assert share_loss(20.0) == pytest.approx(float((moves.float() + too_bright).mean()), abs=1e-4)
 
 
 def test_dev_batches_are_the_same_every_time(runs):
@@ -180,7 +187,10 @@ def test_the_decoder_may_learn_alone(runs):
         train_world_model(config(out, steps))
         states.append(load_file(out / "state.safetensors"))
     changed = {n for n in states[0] if n.startswith("model.") and not torch.equal(states[0][n], states[1][n])}
-    assert changed and all(".autoencoder.decoder" in n or ".render_in" in n or ".head" in n for n in changed)
+    assert changed and all(
+        ".autoencoder.decoder" in n or ".render_in" in n or ".falling_in" in n or ".head" in n
+        for n in changed
+    )
 
 
 def test_a_clip_is_read_in_known_words_with_what_stands_behind_them():

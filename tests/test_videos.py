@@ -84,7 +84,7 @@ def test_a_second_call_keeps_what_is_there(made):
 
 def test_the_world_model_trains_on_it(made, tmp_path):
     torch.manual_seed(0)
-    network = TinyAutoencoder()
+    network = TinyAutoencoder(falling_planes=2)
     Trainer(network, LoopConfig(tmp_path / "autoencoder")).save()
     assert encode_episodes(network, made.out) == 1
     loop = LoopConfig(tmp_path / "world-model", max_steps=3, warmup=1, log_every=1)

@@ -6,6 +6,7 @@ run on a CPU. Like every autoencoder of the pipeline it has `encode`, `decode`, 
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -43,6 +44,20 @@ class ResidualBlock(nn.Module):
         return x + self.conv2(F.silu(self.conv1(F.silu(x))))
 
 
+class Decoded(NamedTuple):
+    """What the decoder shows, and how much of it is the render's.
+
+    Attributes:
+        shown: Images [N, 3, H, W].
+        share: Of the render [N, 1, H, W]; None without a render.
+        light: Gain of the render's colours in it, counted from black [N, 3, H, W]; None without a render.
+    """
+
+    shown: Tensor
+    share: Tensor | None = None
+    light: Tensor | None = None
+
+
 class TinyAutoencoder(ModelMixin, ConfigMixin):
     """Per-frame residual autoencoder.
 
@@ -51,6 +66,7 @@ class TinyAutoencoder(ModelMixin, ConfigMixin):
         channels: Widths at strides 4, 8 and 16.
         encoder_blocks: Residual blocks at each stride of the encoder.
         decoder_blocks: Residual blocks at each stride of the decoder, from stride 16 up.
+        falling_planes: Planes at pixel size that tell the decoder where small things would fall (`falling`).
     """
 
     spatial_stride = 16
@@ -63,6 +79,7 @@ class TinyAutoencoder(ModelMixin, ConfigMixin):
         channels: tuple[int, int, int] = (96, 160, 208),
         encoder_blocks: tuple[int, int, int] = (2, 2, 2),
         decoder_blocks: tuple[int, int, int] = (2, 2, 3),
+        falling_planes: int = 0,
     ) -> None:
         super().__init__()
         fine, middle, coarse = channels
@@ -92,6 +109,9 @@ class TinyAutoencoder(ModelMixin, ConfigMixin):
         self.decoder_fine = nn.Sequential(*(ResidualBlock(fine) for _ in range(decoder_blocks[0])))
         self.head = nn.Conv2d(fine, HEAD_CHANNELS * 16, 3, padding=1)
         zero(self.render_in)
+        if falling_planes:
+            self.falling_in = nn.Conv2d(falling_planes * 16, fine, 3, padding=1)
+            zero(self.falling_in)
         # Statistics of the raw latents, so that the world model sees zero mean and unit variance.
         self.register_buffer("latent_mean", torch.zeros(latent_channels))
         self.register_buffer("latent_std", torch.ones(latent_channels))
@@ -114,7 +134,11 @@ class TinyAutoencoder(ModelMixin, ConfigMixin):
         return latents * self.latent_std[:, None, None] + self.latent_mean[:, None, None]
 
     def decode(
-        self, latents: Tensor, scene_render: Tensor | None = None, known: Tensor | None = None
+        self,
+        latents: Tensor,
+        scene_render: Tensor | None = None,
+        known: Tensor | None = None,
+        falling: Tensor | None = None,
     ) -> Tensor:
         """Frames [B, 3, T, H, W] in [-1, 1] of normalised latents [B, C, T, H/16, W/16].
 
@@ -123,32 +147,40 @@ class TinyAutoencoder(ModelMixin, ConfigMixin):
             scene_render: Optional render of the map [B, 3, T, H, W] in [-1, 1]. Where it is known, the
                 decoder may show it, relit, instead of drawing the surface from 48 numbers.
             known: Mask [B, 1, T, H, W], 1 where the render is covered.
+            falling: Planes [B, 2, T, H, W], 1 where flakes and balls would be; ignored without `falling_planes`.
         """
         z = self.denormalise(_to_images(latents))
         render = None if scene_render is None else _to_images(scene_render)
         mask = None if known is None else _to_images(known)
-        return _to_video(self.decode_raw(z, render, mask), latents.shape[0])
+        falls = None if falling is None else _to_images(falling)
+        return _to_video(self.decode_parts(z, render, mask, falls).shown, latents.shape[0])
 
     def decode_raw(self, raw: Tensor, render: Tensor | None = None, known: Tensor | None = None) -> Tensor:
         """Images [N, 3, H, W] of raw latents [N, C, h, w], a render [N, 3, H, W] and its mask [N, 1, H, W]."""
-        return self.decode_parts(raw, render, known)[0]
+        return self.decode_parts(raw, render, known).shown
 
     def decode_parts(
-        self, raw: Tensor, render: Tensor | None = None, known: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """What `decode_raw` returns, and the share [N, 1, H, W] of the render in it; None without a render."""
+        self,
+        raw: Tensor,
+        render: Tensor | None = None,
+        known: Tensor | None = None,
+        falling: Tensor | None = None,
+    ) -> Decoded:
+        """As `decode_raw`, with the planes [N, 2, H, W] of what would fall; says what is the render's, too."""
         x = self.decoder_coarse(raw.contiguous(memory_format=torch.channels_last))
+        if falling is not None and self.config.falling_planes:
+            x = x + self.falling_in(F.pixel_unshuffle(falling, 4))
         if render is not None and known is not None:
             x = x + self.render_in(F.pixel_unshuffle(torch.cat([render * known, known], dim=1), 4))
         planes = F.pixel_shuffle(self.head(self.decoder_fine(x)), 4)
         colour = planes[:, :3]
         if render is None or known is None:
-            return colour, None
+            return Decoded(colour)
         # Work in [0, 1] where light is a gain: night, fog and coloured lamps scale what the map remembers.
         share = _steep(planes[:, 3:4]) * known
-        light = F.softshrink(math.log(2) + F.logsigmoid(planes[:, 4:]), REST_OF_LIGHT)
-        lit = (render + 1) * light.exp() - 1
-        return colour + share * (lit - colour), share
+        light = F.softshrink(math.log(2) + F.logsigmoid(planes[:, 4:]), REST_OF_LIGHT).exp()
+        lit = (render + 1) * light - 1
+        return Decoded(colour + share * (lit - colour), share, light)
 
 
 def _steep(logit: Tensor) -> Tensor:

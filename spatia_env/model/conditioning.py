@@ -20,7 +20,7 @@ class Conditions:
         reference_latents: [B, C, R, h, w]; R may be 0.
         preceding_latents: [B, C, P, h, w].
         control: [B, Cc, P + T, h, w], see `control_latents`.
-        places: [B, 20, P + T, h, w], see `places.place_planes`; None for models that know none.
+        places: [B, 52, P + T, h, w], see `places.with_falling`; None for models that know none.
     """
 
     prompt_embeds: Tensor

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from spatia_env.errors import ActionError
 from spatia_env.model.conditioning import Conditions, control_latents, known_planes, sample_few_steps
-from spatia_env.model.places import with_preceding
+from spatia_env.model.places import PLACE_CHANNELS, with_falling, with_preceding
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class SpatiaPipeline(DiffusionPipeline):
         preceding_frames: Tensor,
         generator: torch.Generator | list[torch.Generator] | None = None,
         places: Tensor | None = None,
+        falling: Tensor | None = None,
     ) -> Tensor:
         """Generate the next clip of B worlds.
 
@@ -76,6 +77,7 @@ class SpatiaPipeline(DiffusionPipeline):
             generator: Source of the noise, one for all or one per world.
             places: Where things are along the new path [B, 20, T, h, w] (`places.place_planes`), for a checkpoint that
                 reads it; others ignore it.
+            falling: Where flakes and balls would be [B, 2, T, H, W], 0 or 1 (`falling.falling_planes`), likewise.
 
         Returns:
             New frames [B, 3, T, H, W] in [-1, 1].
@@ -83,9 +85,11 @@ class SpatiaPipeline(DiffusionPipeline):
         Raises:
             ActionError: If heights and widths are not multiples of what the checkpoint needs.
         """
-        conditions = self.condition(prompt, scene_render, known, reference_frames, preceding_frames, places)
+        conditions = self.condition(
+            prompt, scene_render, known, reference_frames, preceding_frames, places, falling
+        )
         latents = sample_few_steps(self.transformer, conditions, list(self.sigmas), generator)
-        return self.autoencoder.decode(latents, scene_render, known).clamp(-1, 1)
+        return self.autoencoder.decode(latents, scene_render, known, falling).clamp(-1, 1)
 
     def condition(
         self,
@@ -95,6 +99,7 @@ class SpatiaPipeline(DiffusionPipeline):
         reference_frames: Tensor,
         preceding_frames: Tensor,
         places: Tensor | None = None,
+        falling: Tensor | None = None,
     ) -> Conditions:
         """Encode what the clip is conditioned on; shapes as in `__call__`."""
         height, width = scene_render.shape[-2:]
@@ -111,8 +116,12 @@ class SpatiaPipeline(DiffusionPipeline):
         planes = known_planes(known, *latents.shape[-2:])
         control = control_latents(preceding_latents, render_latents, planes)
         placed = None
-        if self.transformer.config.place_channels and places is not None:
-            placed = with_preceding(places, preceding_latents.shape[2])
+        channels = self.transformer.config.place_channels
+        if channels and places is not None:
+            # An older checkpoint knows places only.
+            reads = falling is not None and channels > PLACE_CHANNELS
+            told = with_falling(places, falling) if reads else places
+            placed = with_preceding(told, preceding_latents.shape[2])
         return Conditions(self.text_encoder(prompt), reference_latents, preceding_latents, control, placed)
 
     def _pad_references(self, reference_frames: Tensor, preceding_frames: Tensor) -> Tensor:

@@ -11,11 +11,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from spatia_env.cameras import invert_se3, pixel_rays
+from spatia_env.falling import FALLING_PLANES, falling_planes
+from spatia_env.model.conditioning import known_planes
 from spatia_env.poses import upright
 
 CELLS = 2
 """Sub-cells along each side of a latent pixel whose surface point is told."""
 PLACE_CHANNELS = 3 * CELLS**2 + 8
+FALLING_CHANNELS = 16 * FALLING_PLANES
+"""Sub-cells of the planes of what would fall."""
 FAR = 4.0
 """Metres at which a point is told at half its distance: beyond, differences matter less."""
 
@@ -68,8 +72,29 @@ def picture_planes(height: int, width: int) -> Tensor:
     return torch.stack([u, v])
 
 
+def falling_in_view(
+    depth: Tensor, known: Tensor, c2w: Tensor, start_c2w: Tensor, K: Tensor, step: int
+) -> Tensor:
+    """Where flakes and balls would be seen in a clip, bool [2, T, H, W], hidden by what the map knows.
+
+    Arguments as of `place_planes`; `step` clips came before.
+    """
+    hides = torch.where(known, depth, 0.0)
+    arrays = (value.numpy() for value in (c2w, start_c2w, K, hides))
+    return torch.from_numpy(falling_planes(*arrays, step))
+
+
+def with_falling(places: Tensor, falling: Tensor) -> Tensor:
+    """Planes [B, 52, T, h, w]: how much `falling` [B, 2, T, H, W] covers of each latent pixel's sub-cells, and then
+    `places` [B, 20, T, h, w].
+    """
+    size = (places.shape[-2], places.shape[-1])
+    covered = [known_planes(plane[:, None].to(places.dtype), *size) for plane in falling.unbind(1)]
+    return torch.cat([*covered, places], dim=1)
+
+
 def with_preceding(planes: Tensor, count: int) -> Tensor:
-    """Planes [B, 20, P + T, h, w] of given and new frames; of `count` given ones only the place in the picture."""
+    """Planes [B, C, P + T, h, w] of given and new frames; of `count` given ones only the place in the picture."""
     before = torch.zeros_like(planes[:, :, :1])
     before[:, -2:] = planes[:, -2:, :1]
     return torch.cat([before.expand(-1, -1, count, -1, -1), planes], dim=2)

@@ -4,7 +4,8 @@ Every mover is placed relative to the current camera, 1.4 to 3.2 m ahead in the 
 it as the room is free and in sight; what crosses comes from the left where it can. Its size is in proportion to its
 distance, so that it is seen within the clip (8 frames of 0.1 s) in which it starts. Only
 its first velocity, and for driven or floating things a force, is given; the rest is physics. What consists of many
-bodies begins the same every time (`_many`): drawn anew, their mean would be all that could be learnt.
+bodies begins the same every time (`_many`): drawn anew, their mean would be all that could be learnt. Balls rain from
+the places of `falling`, which the model is told.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from spatia_env import falling
 from spatia_env.sim import assets, shapes
 from spatia_env.sim.bodies import (
     BLACK,
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
     from spatia_env.sim.scenes import SimScene
 
 
-RAIN_BALLS = 9
+LEAST_BALLS = 4
 
 
 def start_mover(scene: SimScene, name: str, c2w: np.ndarray, rng: np.random.Generator) -> list[Mover]:
@@ -264,24 +266,13 @@ def _balloon(scene: SimScene, c2w: np.ndarray, rng: np.random.Generator) -> list
 
 
 def _balls_rain(scene: SimScene, c2w: np.ndarray, _: np.random.Generator) -> list[Mover]:
-    rng = _many()
-    place = find_place(scene, c2w, 0.4, 0.5)
-    movers = []
-    for i in range(RAIN_BALLS):
-        r = rng.uniform(0.14, 0.16) * place.scale
-        # Over the width of the picture and some depth, from the top at different heights.
-        spot = (
-            place.spot
-            + place.right * (i / (RAIN_BALLS - 1) - 0.5) * 0.9 * place.distance
-            + place.forward * rng.uniform(-0.35, 0.35)
-        )
-        if not scene.is_free(spot + [0, 0, r + 0.05], r):
-            spot = (
-                place.spot + place.right * rng.uniform(-0.35, 0.35) + place.forward * rng.uniform(-0.2, 0.2)
-            )
-        z = scene.below_ceiling(max(place.top(0.05), 0.8) * rng.uniform(0.55, 1.0), r)
-        body = add_sphere(scene, r, ORANGE, spot + [0, 0, max(z, 2 * r)], mass=0.3, restitution=0.7)
-        push(scene, body, [*rng.uniform(-0.3, 0.3, 2), rng.uniform(-1.0, 0.3)])
+    movers, spots = [], list(zip(*falling.balls(c2w), strict=True))
+    free = [spot for spot in spots if scene.is_free(spot[0], spot[2] + 0.02)]
+    for centre, velocity, radius in free if len(free) >= LEAST_BALLS else spots[:LEAST_BALLS]:
+        z = scene.below_ceiling(centre[2], radius)
+        body = add_sphere(scene, radius, ORANGE, [*centre[:2], z], mass=0.3, restitution=falling.BALL_BOUNCE)
+        push(scene, body, velocity)
+        damp(scene, body, linearDamping=0.0)
         movers.append(Mover(body, "balls_rain"))
     return movers
 

@@ -88,7 +88,7 @@ class SimScene:
         self.engine.step(SETTLE_STEPS)
         self._activity = Activity(self.engine, movable)
         self._conditions: dict[str, conditions.Condition] = {}
-        self._events = 0
+        self._events, self._seconds = 0, 0.0
         self._bounds: tuple[np.ndarray, np.ndarray] | None = None
 
     @classmethod
@@ -193,7 +193,7 @@ class SimScene:
         elif event.kind == "condition":
             kept = self._conditions.get(name)
             self._conditions[name] = (
-                dataclasses.replace(kept, coming=True) if kept else conditions.start(name, np.asarray(c2w))
+                dataclasses.replace(kept, coming=True) if kept else conditions.Condition(name)
             )
         elif event.ends in self._conditions:
             self._conditions[event.ends].coming = False
@@ -207,6 +207,7 @@ class SimScene:
         while it moves. Bodies that leave the scene are removed. Call it once a frame, with 0.1 s.
         """
         self._check_open()
+        self._seconds += seconds
         if self._activity.dynamic:
             self._bounds = None
         for body in self._activity.advance(max(1, round(seconds / STEP))):
@@ -264,7 +265,8 @@ class SimScene:
             else np.zeros(ids.shape, dtype=bool)
         )
         if self._conditions:
-            rgb, particles = conditions.apply(list(self._conditions.values()), rgb, depth, pose, intrinsics)
+            standing = list(self._conditions.values())
+            rgb, particles = conditions.apply(standing, rgb, depth, pose, intrinsics, self._seconds)
             ids[particles] = conditions.PARTICLE_ID
             dynamic |= particles
         return SimFrame(rgb, depth, ids, dynamic)

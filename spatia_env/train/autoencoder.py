@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from spatia_env.errors import ActionError
+from spatia_env.falling import FALLING_PLANES
 from spatia_env.model.autoencoder import TinyAutoencoder
 from spatia_env.train.data import EpisodeStore, frame_batches, to_model
 from spatia_env.train.devices import device_of
@@ -42,9 +43,10 @@ class AutoencoderConfig:
 def train_autoencoder(config: AutoencoderConfig) -> dict[str, float]:
     """Train until the minutes are used up; returns the dev figures."""
     torch.manual_seed(config.seed)
-    model = TinyAutoencoder().to(memory_format=torch.channels_last)
-    # The render branch learns later, with the world model, when there is a render to look at.
+    model = TinyAutoencoder(falling_planes=FALLING_PLANES).to(memory_format=torch.channels_last)
+    # What sees the render and what would fall learns later, with the world model, when there is something to see.
     model.render_in.requires_grad_(False)
+    model.falling_in.requires_grad_(False)
     trainer = Trainer(model, config.loop)
     rng = np.random.default_rng([config.seed, trainer.step])
     figures = trainer.run(
@@ -55,7 +57,7 @@ def train_autoencoder(config: AutoencoderConfig) -> dict[str, float]:
 
 def load_trained(run: Path) -> TinyAutoencoder:
     """The autoencoder of a run folder, with averaged weights."""
-    model = TinyAutoencoder()
+    model = TinyAutoencoder(falling_planes=FALLING_PLANES)
     weights = averaged_state(run)
     model.load_state_dict(weights)
     return model.to(memory_format=torch.channels_last)

@@ -1,6 +1,7 @@
 """`spatia train STAGE`: the stages that make the embedded checkpoint, each resumable.
 
-data, autoencoder, encode, geometry, world-model, ship: in this order; `--loop.minutes` says how long. unpack
+data, autoencoder, encode, geometry, world-model, ship: in this order; `--loop.minutes` says how long. hearing makes
+what recognises events in sentences. unpack
 makes run folders of a checkpoint, to go on from it. videos makes episodes of posed videos, rollouts lets a model play
 recorded ones, distill makes it end in fewer steps. official fine-tunes the official size (docs/official.md).
 """
@@ -15,6 +16,7 @@ from spatia_env.train.data import DataConfig, render_data
 from spatia_env.train.distill import DistillConfig, train_distill
 from spatia_env.train.encode import EncodeConfig, encode_folders
 from spatia_env.train.geometry import GeometryConfig, train_geometry
+from spatia_env.train.hearing import HearingConfig, train_hearing
 from spatia_env.train.official import OfficialTrainConfig, train_official
 from spatia_env.train.rollouts import RolloutsConfig, make_rollouts
 from spatia_env.train.ship import ShipConfig, ship
@@ -29,6 +31,7 @@ Stage = (
     | Annotated[EncodeConfig, tyro.conf.subcommand("encode")]
     | Annotated[GeometryConfig, tyro.conf.subcommand("geometry")]
     | Annotated[WorldModelConfig, tyro.conf.subcommand("world-model")]
+    | Annotated[HearingConfig, tyro.conf.subcommand("hearing")]
     | Annotated[ShipConfig, tyro.conf.subcommand("ship")]
     | Annotated[UnpackConfig, tyro.conf.subcommand("unpack")]
     | Annotated[VideosConfig, tyro.conf.subcommand("videos")]
@@ -48,6 +51,7 @@ def main(argv: list[str]) -> int:
         EncodeConfig: encode_folders,
         GeometryConfig: train_geometry,
         WorldModelConfig: train_world_model,
+        HearingConfig: train_hearing,
         ShipConfig: ship,
         UnpackConfig: unpack,
         VideosConfig: make_videos,

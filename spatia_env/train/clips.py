@@ -17,7 +17,7 @@ from torch import Tensor
 from spatia_env import vocabulary
 from spatia_env.errors import ActionError
 from spatia_env.model.conditioning import Conditions, control_latents
-from spatia_env.model.places import with_preceding, without_points
+from spatia_env.model.places import with_falling, with_preceding, without_points
 from spatia_env.model.sentences import SentenceTextEncoder
 from spatia_env.model.text import compose_text
 from spatia_env.train.data import EpisodeStore, to_model
@@ -48,6 +48,7 @@ class Pixels:
         known: where it shows something, 0 or 1 [N, 1, H, W].
         weight: of the error [N, 1, H, W].
         moving: what moves, bool [N, H, W].
+        falling: where flakes and balls would be, 0 or 1 [N, 2, H, W].
     """
 
     row: Tensor
@@ -57,6 +58,7 @@ class Pixels:
     known: Tensor
     weight: Tensor
     moving: Tensor
+    falling: Tensor
 
 
 @dataclass(frozen=True)
@@ -76,12 +78,16 @@ class EncodedEpisode:
         latents = load_file(path.with_suffix(".latents"))
         self.frames, self.render = latents["frames"], latents["render"]
         self.planes, self.moving = latents["planes"], latents["moving"]
-        self.places = latents["places"]
+        self.places, self.bits = latents["places"], latents["falling"]
         # Of a played episode (`rollouts`): its own frames are given, and not all of the truth is asked for.
         self.own, self.trust = latents.get("own", self.frames), latents.get("trust")
         self.file = EpisodeStore.open_path(path)
         self.clips = self.file.meta["clips"]
         self.references = self.file.get("references", slice(None))
+
+    def falling(self, frames: slice) -> Tensor:
+        """Where flakes and balls would be in frames of the clips, 0 or 1 [n, 2, H, W]."""
+        return torch.from_numpy(np.unpackbits(self.bits[frames].numpy(), axis=-1)).float()
 
 
 class ClipStore:
@@ -220,6 +226,7 @@ def latent_row(episode: EncodedEpisode, clip: int) -> dict:
         "render": episode.render[rendered].float().transpose(0, 1),
         "planes": episode.planes[rendered].float().transpose(0, 1),
         "places": episode.places[rendered].float().transpose(0, 1),
+        "falling": episode.falling(rendered).transpose(0, 1),
         "weight": weight,
     }
 
@@ -228,7 +235,9 @@ def read_pixels(
     clips: list[tuple[EncodedEpisode, int]], picks: list[tuple[int, int]], forgets: list[bool] | None = None
 ) -> Pixels:
     """The pixels of frames `picks` (clip of the batch, frame of the clip); a map that is forgotten is black."""
-    parts: dict[str, list[Tensor]] = {name: [] for name in ("frames", "render", "known", "moving", "trust")}
+    parts: dict[str, list[Tensor]] = {
+        name: [] for name in ("frames", "render", "known", "moving", "trust", "falling")
+    }
     for row, time in picks:
         (episode, clip), lost = clips[row], bool(forgets and forgets[row])
         frame = 1 + FRAMES * clip + time
@@ -238,6 +247,7 @@ def read_pixels(
         parts["render"].append(torch.full_like(render, -1.0) if lost else render)
         parts["known"].append(torch.zeros_like(known) if lost else known)
         parts["moving"].append(episode.file.get("dynamic", frame))
+        parts["falling"].append(episode.falling(slice(frame - 1, frame))[0])
         asked = None if episode.trust is None else episode.file.get_at("trust", clip, time)
         parts["trust"].append(torch.ones_like(known) if asked is None else asked)
     stacked = {name: torch.stack(tensors) for name, tensors in parts.items()}
@@ -250,6 +260,7 @@ def read_pixels(
         stacked["known"].float()[:, None],
         (1 + MOVER_WEIGHT * stacked["moving"].float()[:, None]) * stacked["trust"].float()[:, None],
         stacked["moving"],
+        stacked["falling"],
     )
 
 
@@ -260,7 +271,7 @@ def assemble(store: ClipStore, rows: list[dict], pixels: Pixels, rng: np.random.
         stacked = _disturb(stacked, rng)
     control = control_latents(stacked["preceding"], stacked["render"], stacked["planes"])
     texts = store.encoder([row["text"] for row in rows])
-    places = with_preceding(stacked["places"], PRECEDING)
+    places = with_preceding(with_falling(stacked["places"], stacked["falling"]), PRECEDING)
     conditions = Conditions(texts, stacked["references"], stacked["preceding"], control, places)
     return Batch(conditions, stacked["clean"], stacked["weight"], pixels)
 

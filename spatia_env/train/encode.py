@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -11,7 +12,7 @@ from tqdm import tqdm
 
 from spatia_env.model.autoencoder import TinyAutoencoder
 from spatia_env.model.conditioning import known_planes
-from spatia_env.model.places import place_planes
+from spatia_env.model.places import falling_in_view, place_planes
 from spatia_env.train.autoencoder import load_trained
 from spatia_env.train.data import EpisodeFile, EpisodeStore, to_model
 from spatia_env.train.episodes import FRAMES
@@ -42,7 +43,8 @@ def encode_episodes(autoencoder: TinyAutoencoder, folder: Path) -> int:
     """Write `<seed>.latents` beside each episode that has none; returns how many.
 
     It holds f16 latents of `frames` [1+8n, C, h, w] and of `render` [8n, C, h, w], the render's coverage
-    `planes` [8n, 16, h, w], its `places` [8n, 20, h, w] and the share `moving` [1+8n, h, w] of what moves.
+    `planes` [8n, 16, h, w], its `places` [8n, 20, h, w], the share `moving` [1+8n, h, w] of what moves, and u8
+    `falling` [8n, 2, H, W/8], in bits, where flakes and balls would be.
     """
     written = 0
     for path in tqdm(sorted(folder.glob("*.safetensors")), desc=f"encode {folder.name}", mininterval=5):
@@ -50,7 +52,9 @@ def encode_episodes(autoencoder: TinyAutoencoder, folder: Path) -> int:
         if target.exists():
             continue
         temporary = target.with_suffix(".tmp")
-        save_file({n: t.half().contiguous() for n, t in encode(autoencoder, path).items()}, temporary)
+        tensors = encode(autoencoder, path).items()
+        half = {n: t.half() if t.is_floating_point() else t for n, t in tensors}
+        save_file({n: t.contiguous() for n, t in half.items()}, temporary)
         temporary.replace(target)
         written += 1
     return written
@@ -82,17 +86,19 @@ def encode(autoencoder: TinyAutoencoder, path: Path) -> dict[str, Tensor]:
         "frames": latents[: len(frames)],
         "render": latents[len(frames) :],
         "planes": known_planes(known[None, None], *size)[0].transpose(0, 1),
-        "places": _places(episode, size),
+        **_planes(episode, size),
         "moving": F.adaptive_avg_pool2d(moving[:, None], size)[:, 0],
     }
 
 
-def _places(episode: EpisodeFile, size: tuple[int, int]) -> Tensor:
-    """Place planes [8n, 20, h, w] of an episode's clips."""
+def _planes(episode: EpisodeFile, size: tuple[int, int]) -> dict[str, Tensor]:
+    """Place planes [8n, 20, h, w] of an episode's clips, and what would fall in them, in bits [8n, 2, H, W/8]."""
     c2w, K = episode.get("c2w", slice(None)), episode.get("K", slice(None))
     depth, known = episode.get("map_depth", slice(None)).float(), episode.get("known", slice(None))
-    parts = []
+    places, falling = [], []
     for number in range(len(depth)):
-        path = c2w[1 + FRAMES * number : 1 + FRAMES * (number + 1)]
-        parts.append(place_planes(depth[number], known[number], path, c2w[FRAMES * number], K, *size))
-    return torch.cat(parts, dim=1).transpose(0, 1)
+        path, start = c2w[1 + FRAMES * number : 1 + FRAMES * (number + 1)], c2w[FRAMES * number]
+        places.append(place_planes(depth[number], known[number], path, start, K, *size))
+        falling.append(falling_in_view(depth[number], known[number], path, start, K, number))
+    bits = np.packbits(torch.cat(falling, dim=1).transpose(0, 1).numpy(), axis=-1)
+    return {"places": torch.cat(places, dim=1).transpose(0, 1), "falling": torch.from_numpy(bits)}

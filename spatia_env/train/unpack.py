@@ -13,9 +13,13 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn import functional as F
 
 from spatia_env.errors import ActionError
+from spatia_env.falling import FALLING_PLANES
+from spatia_env.model.autoencoder import TinyAutoencoder
 from spatia_env.model.checkpoints import PACKAGED, TINY, read_config
+from spatia_env.model.places import FALLING_CHANNELS, PLACE_CHANNELS
 from spatia_env.train.ship import STAGES
 from spatia_env.train.world_model import SIZE_FILE, TransformerSize
 
@@ -80,10 +84,19 @@ def _weights(checkpoint: Path, stage: str) -> dict[str, Tensor]:
     """Weights of a stage's model in float32; the world model holds the transformer and the autoencoder."""
     if stage != "world-model":
         return _single(checkpoint / f"{STAGES[stage]}.safetensors")
+    # A checkpoint from before what would fall was told begins without any effect of it.
     parts = {name: _single(checkpoint / f"{name}.safetensors") for name in ("transformer", "autoencoder")}
+    places = parts["transformer"].get("place_embedding.weight")
+    if places is not None and places.shape[1] == PLACE_CHANNELS:
+        parts["transformer"]["place_embedding.weight"] = F.pad(
+            places, (0, 0, 0, 0, 0, 0, FALLING_CHANNELS, 0)
+        )
     return {f"{part}.{name}": value for part, weights in parts.items() for name, value in weights.items()}
 
 
 def _single(path: Path) -> dict[str, Tensor]:
-    tensors = load_file(path)
-    return {n: t.to(torch.float32) if t.is_floating_point() else t for n, t in tensors.items()}
+    tensors = {n: t.to(torch.float32) if t.is_floating_point() else t for n, t in load_file(path).items()}
+    if path.stem == "autoencoder" and "falling_in.weight" not in tensors:
+        fine = TinyAutoencoder(falling_planes=FALLING_PLANES).falling_in
+        tensors |= {f"falling_in.{n}": t.detach().clone() for n, t in fine.named_parameters()}
+    return tensors

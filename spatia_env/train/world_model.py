@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from spatia_env.errors import ActionError
 from spatia_env.model.autoencoder import TinyAutoencoder
 from spatia_env.model.conditioning import add_noise, predict_clean, sample_few_steps
-from spatia_env.model.places import PLACE_CHANNELS
+from spatia_env.model.places import FALLING_CHANNELS, PLACE_CHANNELS
 from spatia_env.model.sentences import SentenceTextEncoder
 from spatia_env.model.transformer import SpatiaTransformer3DModel
 from spatia_env.train.autoencoder import load_trained, photo_batches
@@ -31,11 +31,12 @@ from spatia_env.train.clips import (
 from spatia_env.train.detail import detail_loss
 from spatia_env.train.devices import device_of, to_device
 from spatia_env.train.encode import knows_bfloat16
+from spatia_env.train.lighting import relight, render_loss
 from spatia_env.train.loop import LoopConfig, Trainer, averaged_state
 
 SIZE_FILE = "transformer.json"
-AGREEMENT = 0.12
-"""Largest difference of a channel, in [-1, 1], at which the map's render shows the truth."""
+UNKNOWN_DETAIL = 0.15
+"""Weight of local contrasts where the map shows nothing and nothing moves: soft colour would be hatched."""
 DECODER_PACE = 0.4
 """The decoder's share of the learning rate: it comes trained, and must not forget how to restore a frame."""
 
@@ -72,7 +73,7 @@ def tiny_transformer(size: TransformerSize | None = None) -> SpatiaTransformer3D
         control_layers=size.control_layers,
         control_in_channels=48 + 16,
         control_at_input=True,
-        place_channels=PLACE_CHANNELS,
+        place_channels=FALLING_CHANNELS + PLACE_CHANNELS,
     )
 
 
@@ -201,15 +202,16 @@ def world_loss(
         predicted = _predict(model.transformer, batch, config.noisy_share, generator)
     latent_loss = ((predicted - clean).square() * batch.weight).mean()
     raw = model.autoencoder.denormalise(predicted[pixels.row, :, pixels.time])
-    shown, share = model.autoencoder.decode_parts(raw, pixels.render, pixels.known)
-    assert share is not None
+    shown, share, light = model.autoencoder.decode_parts(raw, pixels.render, pixels.known, pixels.falling)
+    assert share is not None and light is not None
     pixel_loss = ((shown - pixels.frames).abs() * pixels.weight).mean()
-    # Where the map shows the truth it is to be shown, and nothing of it before what moves. What only the light
-    # changes is left to the pixels' own error.
-    agrees = (pixels.render - pixels.frames).abs().amax(1, keepdim=True) < AGREEMENT
-    moves = pixels.moving[:, None] & ~agrees
-    share_loss = (pixels.known * (agrees * (1 - share) + moves * share)).mean()
-    contrast_loss = detail_loss(shown, pixels.frames, pixels.weight)
+    with torch.no_grad():
+        relit = relight(pixels.render, pixels.frames, pixels.known, pixels.moving)
+    share_loss = render_loss(share, light, relit, pixels.known, pixels.moving)
+    sure = torch.maximum(pixels.known, pixels.moving[:, None].to(pixels.known.dtype))
+    contrast_loss = detail_loss(
+        shown, pixels.frames, pixels.weight * (UNKNOWN_DETAIL + (1 - UNKNOWN_DETAIL) * sure)
+    )
     restore_loss = _restore_loss(model.autoencoder, clean[pixels.row, :, pixels.time], pixels.frames, photos)
     loss = (
         latent_loss
@@ -255,11 +257,9 @@ def _predict(transformer: nn.Module, batch: Batch, noisy_share: float, generator
         return predict_clean(transformer, start, level, batch.conditions).float()
 
 
-def _decode(
-    autoencoder: TinyAutoencoder, latents: Tensor, render: Tensor | None = None, known: Tensor | None = None
-) -> Tensor:
-    """Images [N, 3, H, W] of normalised latents [N, C, h, w]."""
-    return autoencoder.decode_raw(autoencoder.denormalise(latents), render, known)
+def _decode(autoencoder: TinyAutoencoder, latents: Tensor) -> Tensor:
+    """Images [N, 3, H, W] of normalised latents [N, C, h, w] alone."""
+    return autoencoder.decode_raw(autoencoder.denormalise(latents))
 
 
 def evaluate(model: WorldModel, batches: list[Batch], sigmas: tuple[float, ...] = (1.0,)) -> dict[str, float]:
@@ -277,7 +277,8 @@ def evaluate(model: WorldModel, batches: list[Batch], sigmas: tuple[float, ...] 
         latents = sample_few_steps(
             model.transformer, batch.conditions, list(sigmas), torch.Generator().manual_seed(0)
         )
-        shown = _decode(model.autoencoder, latents[p.row, :, p.time], p.render, p.known)
+        raw = model.autoencoder.denormalise(latents[p.row, :, p.time])
+        shown = model.autoencoder.decode_parts(raw, p.render, p.known, p.falling).shown
         known = p.known[:, 0] > 0.5
         note("observed", shown, p.frames, known & ~p.moving)
         note("unobserved", shown, p.frames, ~known & ~p.moving)

@@ -1,0 +1,76 @@
+"""`spatia train hearing`: the vectors of known sentences (`spatia_env.hearing`), and how well they hear."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from spatia_env.hearing import ELSEWHERE, OTHERS, VECTORS, Recogniser, is_denial
+from spatia_env.model.sentences import sentence_encoder
+from spatia_env.vocabulary import ELSEWHERE as OTHER_THINGS
+from spatia_env.vocabulary import EVENT_NAMES, event, phrasings, wordings
+
+
+@dataclass(frozen=True)
+class HearingConfig:
+    """Make the vectors of known sentences."""
+
+    out: Path = VECTORS
+    """file to write"""
+
+
+def train_hearing(config: HearingConfig) -> dict[str, Any]:
+    """Encode every known sentence (half a minute) and write the vectors; returns figures on dev sentences."""
+    known = known_sentences()
+    recogniser = Recogniser(
+        vectors_of([text for text, _ in known]), torch.tensor([label for _, label in known])
+    )
+    tensors = {"vectors": recogniser.vectors.half(), "labels": recogniser.labels.to(torch.uint8)}
+    temporary = config.out.with_suffix(".tmp")
+    save_file(tensors, temporary)
+    temporary.chmod(0o644)
+    temporary.replace(config.out)
+    return {"sentences": len(known), **dev_figures(recogniser)}
+
+
+def known_sentences() -> list[tuple[str, int]]:
+    """Every sentence with its label, in the order of the file."""
+    out = [
+        (text, label)
+        for label, name in enumerate(EVENT_NAMES)
+        for text in (*phrasings(name), *wordings()["train"][name])
+    ]
+    out += [(text, OTHERS) for text in wordings()["others"]]
+    return out + [(text, ELSEWHERE) for text in (*OTHER_THINGS, *wordings()["elsewhere"])]
+
+
+def vectors_of(texts: list[str]) -> Tensor:
+    """Unit sentence vectors [N, D]."""
+    rows = torch.stack([sentence_encoder().sentence(text)[0] for text in texts])
+    return torch.nn.functional.normalize(rows, dim=-1)
+
+
+def dev_figures(recogniser: Recogniser) -> dict[str, float]:
+    """Shares of the dev sentences: events heard, other things and denials heard as an event, and (of light and air)
+    endings heard on a clear day, beginnings heard as something new while they stand.
+    """
+    dev = wordings()["dev"]
+
+    def hear(text: str, standing: tuple[str, ...] = ()) -> str:
+        name = recogniser(vectors_of([text])[0], standing).name
+        return "" if name and is_denial(text) and not event(name).ends else name
+
+    def share(answers: list[bool]) -> float:
+        return round(sum(answers) / len(answers), 3)
+
+    asked = [(text, name, event(name)) for name, texts in dev["events"].items() for text in texts]
+    return {
+        "events_heard": share([hear(t, (e.ends,) if e.ends else ()) == name for t, name, e in asked]),
+        "other_things_heard": share([hear(text) != "" for text in dev["elsewhere"]]),
+        "denials_heard": share([hear(text) != "" for text in dev["denials"]]),
+        "moot_endings_heard": share([hear(t) != "" for t, _, e in asked if e.ends]),
+        "standing_heard": share([hear(t, (name,)) != "" for t, name, e in asked if e.kind == "condition"]),
+    }
