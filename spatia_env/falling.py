@@ -24,6 +24,8 @@ FLAKE_DRIFT = np.array([0.25, 0.1, -1.0])
 """Metres per second."""
 LEAST_PIXELS = 0.75
 """Least radius of what is drawn, in pixels."""
+LEAST_DEPTH = 0.5
+"""Metres before the camera; what is nearer would fill the picture."""
 
 BALL_COUNT = 14
 BALL_NEAREST, BALL_FARTHEST = 0.9, 3.0
@@ -94,33 +96,45 @@ def falling_planes(
     """
     seconds = FRAME_SECONDS * np.arange(1, len(c2w) + 1)
     begun = FRAME_SECONDS * len(c2w) * step
+    around = np.stack([flakes(pose[:3, 3], begun + now) for pose, now in zip(c2w, seconds, strict=True)])
     centres, radii = balls_later(start_c2w, seconds)
-    out = np.zeros((FALLING_PLANES, *depth.shape), dtype=bool)
-    for i, pose in enumerate(np.asarray(c2w, dtype=np.float64)):
-        out[0, i] = covered(flakes(pose[:3, 3], begun + seconds[i]), FLAKE_RADIUS, pose, K, depth[i])
-        out[1, i] = covered(centres[i], radii, pose, K, depth[i])
-    return out
+    return np.stack([covered(around, FLAKE_RADIUS, c2w, K, depth), covered(centres, radii, c2w, K, depth)])
 
 
 def covered(
     centres: np.ndarray, radius: np.ndarray | float, c2w: np.ndarray, K: np.ndarray, depth: np.ndarray
 ) -> np.ndarray:
-    """Pixels bool [H, W] that small balls [N, 3] of some radius cover in front of `depth` [H, W] (0 = endless)."""
-    height, width = depth.shape
-    camera = (centres - c2w[:3, 3]) @ c2w[:3, :3]
-    ahead = camera[:, 2] > 0.5
-    camera, radius = camera[ahead], np.broadcast_to(radius, len(centres))[ahead]
-    z = camera[:, 2]
-    u, v = K[0, 0] * camera[:, 0] / z + K[0, 2], K[1, 1] * camera[:, 1] / z + K[1, 2]
-    size = np.maximum(radius * K[0, 0] / z, LEAST_PIXELS)
+    """Pixels bool [T, H, W] that small balls [T, N, 3] cover in front of `depth` [T, H, W] (0 = endless).
+
+    Args:
+        centres: of the balls, metres.
+        radius: of the balls, metres, [N] or one for all.
+        c2w: cameras [T, 4, 4].
+        K: intrinsics [3, 3].
+        depth: of what hides them, metres.
+    """
+    _, height, width = depth.shape
+    pose = np.asarray(c2w, dtype=np.float64)
+    camera = (centres - pose[:, None, :3, 3]) @ pose[:, :3, :3]
+    radius = np.broadcast_to(radius, camera.shape[:2])
+    frame, ball = np.nonzero(camera[..., 2] > LEAST_DEPTH)
+    x, y, z = camera[frame, ball].T
+    u, v = K[0, 0] * x / z + K[0, 2], K[1, 1] * y / z + K[1, 2]
+    size = np.maximum(radius[frame, ball] * K[0, 0] / z, LEAST_PIXELS)
+    near = (u > -size) & (u < width + size) & (v > -size) & (v < height + size)
+    frame, u, v, z, size = (values[near] for values in (frame, u, v, z, size))
+    # Every pixel of every ball's square at once: `of` is the ball, `number` the pixel's number in its square.
+    half = np.ceil(size).astype(int)
+    pixels = (2 * half + 1) ** 2
+    of = np.repeat(np.arange(len(size)), pixels)
+    number = np.arange(len(of)) - np.repeat(np.cumsum(pixels) - pixels, pixels)
+    side = 2 * half[of] + 1
+    column = np.floor(u[of]).astype(int) + number % side - half[of]
+    row = np.floor(v[of]).astype(int) + number // side - half[of]
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    inside &= np.hypot(column + 0.5 - u[of], row + 0.5 - v[of]) <= size[of]
+    place, away = (frame[of][inside], row[inside], column[inside]), z[of][inside]
     out = np.zeros(depth.shape, dtype=bool)
-    reach = int(np.ceil(size.max(initial=0)))
-    for dy in range(-reach, reach + 1):
-        for dx in range(-reach, reach + 1):
-            x, y = np.floor(u).astype(int) + dx, np.floor(v).astype(int) + dy
-            inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-            inside &= np.hypot(x + 0.5 - u, y + 0.5 - v) <= size
-            xs, ys = x[inside], y[inside]
-            seen = (depth[ys, xs] > z[inside]) | (depth[ys, xs] == 0)
-            out[ys[seen], xs[seen]] = True
+    seen = (depth[place] > away) | (depth[place] == 0)
+    out[tuple(index[seen] for index in place)] = True
     return out

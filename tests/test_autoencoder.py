@@ -45,7 +45,7 @@ def test_frames_come_back_in_their_shape_one_by_one(network):
 @torch.no_grad()
 def test_what_the_map_knows_is_shown_as_it_is_where_the_light_rests(network, seen):
     raw, render, known = seen
-    # Light up to 6 % off is the network's own noise.
+    # Light up to a tenth off is the network's own noise.
     answer(network, share=8.0, light=0.9 * 2 * REST_OF_LIGHT)
     shown, share, _ = network.decode_parts(raw, render, known)
     half = WIDTH // 2

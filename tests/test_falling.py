@@ -43,10 +43,11 @@ def test_covered_pixels_are_those_of_the_slow_way(view):
     centres = rng.uniform((0, 1, 0), (4, 5, 3), (40, 3))
     radii = rng.uniform(0.001, 0.2, 40)
     depth = rng.uniform(0.5, 4, (HEIGHT, WIDTH)) * (rng.random((HEIGHT, WIDTH)) < 0.8)
-    arguments = (centres, radii, path[0].double().numpy(), K.double().numpy(), depth)
-    fast = falling.covered(*arguments)
+    two, depths = path[[0, 7]].double().numpy(), np.stack([depth, depth[::-1]])
+    fast = falling.covered(np.stack([centres, centres + 0.1]), radii, two, K.double().numpy(), depths)
     assert 0.02 < fast.mean() < 0.9
-    np.testing.assert_array_equal(fast, slow_covered(*arguments))
+    for shown, moved, pose, hides in zip(fast, (centres, centres + 0.1), two, depths, strict=True):
+        np.testing.assert_array_equal(shown, slow_covered(moved, radii, pose, K.double().numpy(), hides))
 
 
 def test_flakes_stay_in_the_world_and_drift(view):

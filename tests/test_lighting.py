@@ -60,5 +60,6 @@ def test_the_loss_is_nothing_for_the_relit_render_and_what_is_missing_otherwise(
     share = float(known.mean())
     assert float(render_loss(0 * one, half, relit, known, moving)) == pytest.approx(0.5 * share, abs=0.01)
     plain = relight(render, render, known, moving)
-    assert render_loss(one, half, plain, known, moving) == 0
+    assert render_loss(one, 2 * half, plain, known, moving) == 0
+    assert float(render_loss(one, half, plain, known, moving)) == pytest.approx(0.5 * share)
     assert float(render_loss(0 * one, half, plain, known, moving)) == pytest.approx(share)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from spatia_env.bench.figures import Figure, gain, mean
+from spatia_env.bench.figure import Figure, gain, mean
 from spatia_env.bench.results import Results
 from spatia_env.bench.statistics import Estimate, ratio_bootstrap
 

@@ -27,8 +27,9 @@ _UNMEASURED = (
     "viewer",
 )
 _REPORTING = (
-    "big_maps.py", "cli.py", "compare.py", "config.py", "core.py", "detector_check.py", "figures.py",
-    "figures_full.py", "kills.py", "pages.py", "plots.py", "published.py", "provenance.py", "ray_kills.py", "re10k.py",
+    "big_maps.py", "cli.py", "compare.py", "config.py", "core.py", "detector_check.py", "figure.py",
+    "figures.py", "figures_full.py", "kills.py", "pages.py", "plots.py", "published.py", "provenance.py",
+    "ray_kills.py", "re10k.py",
     "report.py", "results.py", "schema.py", "sheets.py", "statistics.py", "suites.py", "tables.py", "vector_bench.py",
     "videos.py", "viewer_bench.py", "worldscore.py", "worldscore_layout.py", "worldscore_scores.py",
 )  # fmt: skip
@@ -43,7 +44,9 @@ def fingerprint(decides: dict[str, Any]) -> str:
 def code_hash() -> str:
     """A hash of the package's source that takes part in a measurement (not of commands, training or reporting)."""
     root, digest = Path(spatia_env.__file__).parent, hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
+    for path in sorted(
+        [*root.rglob("*.py"), *root.glob("checkpoints/*.safetensors")]
+    ):  # of hearing; models apart
         parts = path.relative_to(root).parts
         if parts[0] in _UNMEASURED or (parts[0] == "bench" and parts[-1] in _REPORTING):
             continue

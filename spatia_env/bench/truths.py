@@ -13,7 +13,7 @@ from spatia_env.bench.episodes import Truth, film
 from spatia_env.bench.provenance import source_hash
 from spatia_env.sim.scenes import SimScene
 
-_SOURCES = ("sim", "bench/episodes.py", "bench/paths.py", "bench/ws_cameras.py", "cameras.py")
+_SOURCES = ("sim", "falling.py", "bench/episodes.py", "bench/paths.py", "bench/ws_cameras.py", "cameras.py")
 """What decides an episode's truth."""
 _ARRAYS = tuple(field.name for field in dataclasses.fields(Truth) if field.name not in ("scene", "prompt"))
 

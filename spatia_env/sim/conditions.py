@@ -78,8 +78,8 @@ def apply(
             veil = (veil * condition.strength)[..., None]
             colours = colours * (1 - veil) + FOG_COLOUR * veil
         elif condition.name == "snow":
-            pose = np.asarray(c2w, dtype=np.float64)
-            particles = covered(flakes(pose[:3, 3], seconds), FLAKE_RADIUS, pose, K, depth)
+            around = flakes(np.asarray(c2w, dtype=np.float64)[:3, 3], seconds)
+            particles = covered(around[None], FLAKE_RADIUS, c2w[None], K, depth[None])[0]
             opacity = FLAKE_OPACITY * condition.strength
             colours[particles] += opacity * (FLAKE_COLOUR - colours[particles])
     # Light last, so that it also falls on fog and snow.

@@ -72,18 +72,20 @@ def relight(render: Tensor, frames: Tensor, known: Tensor, moving: Tensor) -> Re
 def render_loss(share: Tensor, light: Tensor, relit: Relit, known: Tensor, moving: Tensor) -> Tensor:
     """What is missing of the render where it shows the truth, and what of it shows before what moves.
 
-    Under plain light its share [N, 1, H, W] is asked for; under another one its share times its light [N, 3, H, W],
-    which is the contrast that is left of it.
+    Its share [N, 1, H, W] times its light [N, 3, H, W] is the contrast that is left of it: all of it under plain light,
+    the frame's gain under another one.
     """
     moves = moving[:, None] & ~(relit.agrees > 0)
-    missing = torch.lerp(
-        relit.explained * (share * light - relit.gain).abs().mean(1, keepdim=True),
-        relit.agrees * (1 - share),
-        relit.plain.expand_as(share),
+    plain = relit.plain > 0
+    asked = torch.where(plain, torch.ones_like(relit.gain), relit.gain)
+    missing = (share * light - asked).abs().mean(1, keepdim=True) * torch.where(
+        plain, relit.agrees, relit.explained
     )
     return (known * torch.where(moves, share, missing)).mean()
 
 
 def _around(values: Tensor) -> Tensor:
     """Means [N, C, H, W] over windows, short at the edges."""
-    return F.avg_pool2d(values, WINDOW, stride=1, padding=WINDOW // 2, count_include_pad=False)
+    half = WINDOW // 2
+    rows = F.avg_pool2d(values, (WINDOW, 1), 1, (half, 0), count_include_pad=False)
+    return F.avg_pool2d(rows, (1, WINDOW), 1, (0, half), count_include_pad=False)
