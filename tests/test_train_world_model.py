@@ -1,21 +1,24 @@
 """Training of the world model end to end, small: a real episode, the real networks, a few steps."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from spatia_env.env import SpatiaEnv
 from spatia_env.errors import ActionError
 from spatia_env.model.autoencoder import TinyAutoencoder
 from spatia_env.model.checkpoints import PACKAGED, TINY
-from spatia_env.model.places import FALLING_CHANNELS
+from spatia_env.model.places import FALLING_CHANNELS, PLACE_CHANNELS
 from spatia_env.train.autoencoder import load_trained
 from spatia_env.train.clips import (
     PRECEDING,
     ClipStore,
     dev_batches,
+    draw_picks,
     draws,
     known_words,
     training_batches,
@@ -32,6 +35,7 @@ from spatia_env.train.world_model import (
     WorldModel,
     WorldModelConfig,
     blank_latents,
+    pace,
     tiny_transformer,
     train_world_model,
     world_loss,
@@ -73,6 +77,22 @@ def test_a_training_batch_holds_the_pixels_of_the_frames_it_decodes(runs):
     encoded = autoencoder.normalise(autoencoder.encode_raw(batch.pixels.frames))
     clean = batch.clean[batch.pixels.row, :, batch.pixels.time]
     assert (encoded - clean).abs().max() < 0.05 * encoded.std()
+
+
+def test_frames_with_flakes_are_decoded_more_often():
+    texts = ["a room", "snow begins to fall. a room", "in falling snow. a room", "night falls. a room"]
+    rng = np.random.default_rng(0)
+    picks = [pick for _ in range(300) for pick in draw_picks(texts, 4, rng)]
+    shares = np.bincount([row for row, _ in picks], minlength=4) / len(picks)
+    np.testing.assert_allclose(shares, np.array([1, 5, 5, 1]) / 12, atol=0.04)
+    assert {time for _, time in picks} == set(range(8))
+
+
+def test_what_a_checkpoint_begins_without_learns_fastest():
+    paces = [
+        pace(f"{part}.weight", 0.4) for part in ("autoencoder.decoder_fine.0.conv1", "transformer.proj_out")
+    ]
+    assert paces[0] < paces[1] < pace("autoencoder.falling_in.weight", 0.4)
 
 
 def test_a_clip_that_forgets_its_map_sees_black_everywhere(runs):
@@ -229,3 +249,39 @@ def test_a_packaged_checkpoint_unpacks_to_runs_that_go_on(tmp_path):
         unpack(UnpackConfig(runs=tmp_path, stages=stages))
     with pytest.raises(ActionError, match="not known"):
         unpack(UnpackConfig(runs=tmp_path, stages=("dreams",)))
+
+
+@pytest.fixture(scope="module")
+def older(tmp_path_factory):
+    """The packaged checkpoint as one that was never told what would fall."""
+    folder = tmp_path_factory.mktemp("older") / TINY
+    shutil.copytree(PACKAGED / TINY, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["transformer"]["place_channels"] = PLACE_CHANNELS
+    del config["autoencoder"]["falling_planes"]
+    (folder / "config.json").write_text(json.dumps(config))
+    transformer = load_file(folder / "transformer.safetensors")
+    places = transformer["place_embedding.weight"]
+    transformer["place_embedding.weight"] = places[:, FALLING_CHANNELS:].contiguous()
+    save_file(transformer, folder / "transformer.safetensors")
+    autoencoder = load_file(folder / "autoencoder.safetensors")
+    kept = {n: t for n, t in autoencoder.items() if not n.startswith("falling_in.")}
+    save_file(kept, folder / "autoencoder.safetensors")
+    return folder
+
+
+def test_an_older_checkpoint_still_plays(older):
+    env = SpatiaEnv(model=str(older), size=(H, W))
+    env.reset(seed=0, options={"scene": 3})
+    action = {"camera": np.array([0, 0, 0.3, 0, 0.2, 0], np.float32), "event": "a red ball rolls in"}
+    assert env.step(action)[0]["frames"].std() > 1
+
+
+def test_training_goes_on_from_an_older_checkpoint_as_if_nothing_fell(older, tmp_path):
+    unpack(UnpackConfig(checkpoint=older, runs=tmp_path, stages=("autoencoder", "world-model")))
+    state = load_file(tmp_path / "world-model" / "state.safetensors")
+    places = state["model.transformer.place_embedding.weight"]
+    assert not places[:, :FALLING_CHANNELS].any() and places[:, FALLING_CHANNELS:].any()
+    assert not state["model.autoencoder.falling_in.weight"].any()
+    model = WorldModel(tiny_transformer(), load_trained(tmp_path / "autoencoder"))
+    assert Trainer(model, LoopConfig(out=tmp_path / "world-model")).step > 0

@@ -74,6 +74,7 @@ class SpatiaWanPipeline(SpatiaPipeline):
         preceding_frames: Tensor,
         generator: torch.Generator | list[torch.Generator] | None = None,
         places: Tensor | None = None,
+        falling: Tensor | None = None,
     ) -> Tensor:
         """Generate the next clip of B worlds, one after the other.
 
@@ -88,6 +89,7 @@ class SpatiaWanPipeline(SpatiaPipeline):
                 has 9. A picture that is repeated P times, as when a world has just begun, counts as one.
             generator: Source of the noise on the CPU, one for all or one per world.
             places: Not used: the released weights were trained without.
+            falling: Likewise.
 
         Returns:
             The new frames [B, 3, T, H, W] in [-1, 1].

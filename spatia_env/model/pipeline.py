@@ -118,9 +118,9 @@ class SpatiaPipeline(DiffusionPipeline):
         placed = None
         channels = self.transformer.config.place_channels
         if channels and places is not None:
-            # An older checkpoint knows places only.
-            reads = falling is not None and channels > PLACE_CHANNELS
-            told = with_falling(places, falling) if reads else places
+            told = places
+            if falling is not None and channels > PLACE_CHANNELS:  # an older checkpoint knows places only
+                told = with_falling(places, falling)
             placed = with_preceding(told, preceding_latents.shape[2])
         return Conditions(self.text_encoder(prompt), reference_latents, preceding_latents, control, placed)
 

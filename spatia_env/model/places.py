@@ -80,8 +80,7 @@ def falling_in_view(
     Arguments as of `place_planes`; `step` clips came before.
     """
     hides = torch.where(known, depth, 0.0)
-    arrays = (value.numpy() for value in (c2w, start_c2w, K, hides))
-    return torch.from_numpy(falling_planes(*arrays, step))
+    return torch.from_numpy(falling_planes(c2w.numpy(), start_c2w.numpy(), K.numpy(), hides.numpy(), step))
 
 
 def with_falling(places: Tensor, falling: Tensor) -> Tensor:

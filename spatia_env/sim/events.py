@@ -270,7 +270,9 @@ def _balls_rain(scene: SimScene, c2w: np.ndarray, _: np.random.Generator) -> lis
     free = [spot for spot in spots if scene.is_free(spot[0], spot[2] + 0.02)]
     for centre, velocity, radius in free if len(free) >= LEAST_BALLS else spots[:LEAST_BALLS]:
         z = scene.below_ceiling(centre[2], radius)
-        body = add_sphere(scene, radius, ORANGE, [*centre[:2], z], mass=0.3, restitution=falling.BALL_BOUNCE)
+        body = add_sphere(
+            scene, radius, ORANGE, np.array([*centre[:2], z]), mass=0.3, restitution=falling.BALL_BOUNCE
+        )
         push(scene, body, velocity)
         damp(scene, body, linearDamping=0.0)
         movers.append(Mover(body, "balls_rain"))

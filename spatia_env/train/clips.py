@@ -32,6 +32,8 @@ QUIET_SHARE = 0.25
 """Share of drawn clips in which no event starts; of the others every event has its share by `draws`."""
 MANY_BODIES = ("snow", "balls_rain", "tower_topples", "man_walks")
 """Events of many small parts, which take longer to learn than one body."""
+SMALL_THINGS, SMALL_THINGS_PICKS = "snow", 5
+"""Clips whose text speaks of these are decoded so many times as often: flakes are the decoder's to draw."""
 MOVER_WEIGHT = 8.0
 """How much more an error counts on what moves: movers cover a few percent of the pixels."""
 
@@ -167,8 +169,15 @@ def training_batches(
         forgets = [bool(rng.random() < forget_share) for _ in clips]
         rows = [latent_row(*clip) | {"text": draw_text(clip[0].clips[clip[1]], rng)} for clip in clips]
         rows = [_forget(row, lost, forget_share, blank, rng) for row, lost in zip(rows, forgets, strict=True)]
-        picks = [(int(rng.integers(batch)), int(rng.integers(FRAMES))) for _ in range(pixel_frames)]
+        picks = draw_picks([clip[0].clips[clip[1]]["text_short"] for clip in clips], pixel_frames, rng)
         yield assemble(store, rows, read_pixels(clips, picks, forgets), rng)
+
+
+def draw_picks(texts: list[str], count: int, rng: np.random.Generator) -> list[tuple[int, int]]:
+    """Which frames (clip of the batch, frame of the clip) of clips with these texts are decoded."""
+    weights = np.array([SMALL_THINGS_PICKS if SMALL_THINGS in text else 1 for text in texts], dtype=float)
+    rows = rng.choice(len(texts), count, p=weights / weights.sum())
+    return [(int(row), int(rng.integers(FRAMES))) for row in rows]
 
 
 def dev_batches(store: ClipStore, size: int = 6) -> list[Batch]:

@@ -37,8 +37,8 @@ from spatia_env.train.loop import LoopConfig, Trainer, averaged_state
 SIZE_FILE = "transformer.json"
 UNKNOWN_DETAIL = 0.15
 """Weight of local contrasts where the map shows nothing and nothing moves: soft colour would be hatched."""
-DECODER_PACE = 0.4
-"""The decoder's share of the learning rate: it comes trained, and must not forget how to restore a frame."""
+FRESH_PACE = 3.0
+"""That of what the decoder begins without: where small things fall."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,8 @@ class WorldModelConfig:
     """weight of the reconstruction of true frames and photographs (root mean square in [-1, 1])"""
     photos: int = 2
     """photograph crops per step that are restored, so that the decoder keeps more than the simulator's colours"""
+    decoder_pace: float = 0.4
+    """the decoder's share of the learning rate: it comes trained, and must not forget how to restore a frame"""
     decoder_only: bool = False
     """train the decoder alone, on what the transformer predicts by now (begin from `spatia train unpack`)"""
     forget_share: float = 0.08
@@ -139,9 +141,7 @@ def train_world_model(config: WorldModelConfig) -> dict[str, float]:
     transformer.initialise_weights(generator)
     model = WorldModel(transformer, load_trained(config.autoencoder))
     transformer.requires_grad_(not config.decoder_only)
-    trainer = Trainer(
-        model, config.loop, lambda name: DECODER_PACE if name.startswith("autoencoder.") else 1.0
-    )
+    trainer = Trainer(model, config.loop, lambda name: pace(name, config.decoder_pace))
     generator.manual_seed(config.seed + trainer.step)
     rng = np.random.default_rng([config.seed, trainer.step])
     store = ClipStore(*config.data)
@@ -157,6 +157,13 @@ def train_world_model(config: WorldModelConfig) -> dict[str, float]:
         lambda both: world_loss(model, both[0], both[1], config, generator),
         lambda: evaluate(model, dev),
     )
+
+
+def pace(name: str, decoder_pace: float) -> float:
+    """The multiple of the learning rate that a parameter takes."""
+    if name.startswith("autoencoder.falling_in."):
+        return FRESH_PACE
+    return decoder_pace if name.startswith("autoencoder.") else 1.0
 
 
 def begin_transformer(run: Path, size: TransformerSize) -> SpatiaTransformer3DModel:
