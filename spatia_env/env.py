@@ -348,7 +348,9 @@ class SpatiaEnv(gym.Env):
         preceding = state.preceding_frames[-self.shape.num_preceding :]
         grid = (side // self.pipeline.autoencoder.spatial_stride for side in self.size)
         places = place_planes(view.depth, view.known, pending.path, state.c2w, state.K, *grid)
-        falling = falling_in_view(view.depth, view.known, pending.path, state.c2w, state.K, state.step)
+        falling = torch.zeros(2, *view.known.shape, dtype=torch.bool)
+        if pending.heard.falls:
+            falling = falling_in_view(view.depth, view.known, pending.path, state.c2w, state.K, state.step)
         return ClipRequest(
             pending.heard.text, view.rgb, view.known, pending.references, preceding, state.step_seed(), places,
             falling,

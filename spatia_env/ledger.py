@@ -32,6 +32,12 @@ class Heard:
     conditions: Conditions
     text: str
 
+    @property
+    def falls(self) -> bool:
+        """Whether flakes or balls may fall: they are asked for, they stand, or words are not known."""
+        names = [row.name for row in self.rows] + [name for name, _ in self.conditions]
+        return any(not name or name in vocabulary.FALLING_EVENTS for name in names)
+
 
 def listen(event: str, step: int, prompt: str, conditions: Conditions, known_words: bool = False) -> Heard:
     """Take in an event ("" for none) that is asked at `step` while `conditions` stand.

@@ -245,6 +245,9 @@ ELSEWHERE: tuple[str, ...] = (
 # fmt: on
 """Sentences of which nothing is to be seen: training reads them beside clips in which nothing begins."""
 
+FALLING_EVENTS = ("snow", "snow_ends", "balls_rain")
+"""Events whose clips show things at the places of `falling`."""
+
 EVENT_VOCABULARY: tuple[str, ...] = ("", *(event.canonical for event in EVENTS))
 """Canonical phrases by index; 0 is "nothing happens". Only ever appended to."""
 

@@ -83,9 +83,9 @@ def test_vectors_are_written_for_the_sentences_at_hand(tmp_path, monkeypatch):
     path.write_text(json.dumps(short | {"elsewhere": ["rain drums on the roof"], "dev": wordings()["dev"]}))
     few = json.loads(path.read_text())
     few["dev"] = {
-        "events": {"fog": ["mist comes up"]}, "elsewhere": ["a hen lays an egg"], "denials": ["there is no fog"]
+        "events": {"fog": ["fog rolls in slowly"]}, "elsewhere": ["a hen lays an egg"], "denials": ["there is no fog"]
     }  # fmt: skip
-    few["dev"]["events"]["fog_ends"] = ["the mist goes away"]
+    few["dev"]["events"]["fog_ends"] = ["the fog clears up"]
     monkeypatch.setattr("spatia_env.train.hearing.wordings", lambda: few)
     figures = train_hearing(HearingConfig(tmp_path / "hearing.safetensors"))
     assert figures["sentences"] == len(known_sentences()) and figures["events_heard"] == 1.0
@@ -169,4 +169,14 @@ def test_a_model_that_reads_known_words_gets_them():
     # Near misses are left to the model; of what is not to be seen it hears nothing.
     text = "a white car drives past"
     assert listen(text, 1, "a room", (), known_words=True).text == f"{text}. a room"
-    assert listen("a cat sits down", 1, "a room", (), known_words=True).text == "a room"
+    assert listen("the cat naps on the sofa", 1, "a room", (), known_words=True).text == "a room"
+
+
+def test_things_may_fall_where_they_are_asked_for_or_where_words_are_not_known():
+    def falls(text, conditions=()):
+        return listen(text, 1, "a room", conditions, known_words=True).falls
+
+    snow = (("snow", "in falling snow"),)
+    assert not falls("") and not falls("night falls") and not falls("", (("night", "at night"),))
+    assert falls("it starts to snow") and falls("orange balls rain down") and falls("", snow)
+    assert falls("it stops snowing", snow) and falls("blue confetti whirls through the air")
