@@ -4,7 +4,8 @@ A model that answers in one step shows the mean of what may be, and the mean of 
 is a haze. So their places are no question for it: a flake field drifts through the world whether it snows or not,
 balls hang over every clip, and the model is told where, as planes of the picture (`falling_planes`), in steps whose
 words ask for them or are not understood (`ledger.Heard.falls`). Whether they are there, what they look like and where
-they come to rest, it says itself. The simulator's snow and rain of balls fall in the same places. World frame: metres, +Z up, the floor at z = 0.
+they come to rest, it says itself. The simulator's snow and rain of balls fall in the same places. World frame: metres,
++Z up, the floor at z = 0.
 """
 
 import numpy as np
