@@ -18,6 +18,7 @@ from spatia_env import actions, contract, forking, inputs, judging
 from spatia_env.batching import ClipRequest, Pending, generate_clips
 from spatia_env.cameras import orthonormalise, path_from_twist
 from spatia_env.errors import ActionError, ClosedEnvError, SpatiaError
+from spatia_env.falling import FALLING_PLANES
 from spatia_env.judges import SimJudge, frontier_distance
 from spatia_env.ledger import listen
 from spatia_env.localisation import Located, locate
@@ -348,7 +349,7 @@ class SpatiaEnv(gym.Env):
         preceding = state.preceding_frames[-self.shape.num_preceding :]
         grid = (side // self.pipeline.autoencoder.spatial_stride for side in self.size)
         places = place_planes(view.depth, view.known, pending.path, state.c2w, state.K, *grid)
-        falling = torch.zeros(2, *view.known.shape, dtype=torch.bool)
+        falling = torch.zeros(FALLING_PLANES, *view.known.shape, dtype=torch.bool)
         if pending.heard.falls:
             falling = falling_in_view(view.depth, view.known, pending.path, state.c2w, state.K, state.step)
         return ClipRequest(

@@ -124,14 +124,20 @@ def recognise(text: str, standing: tuple[str, ...] = ()) -> str:
         text: Any sentence that speaks of one thing.
         standing: Names of the conditions that hold. Only these can end, and they cannot begin again.
     """
-    name = _judge(text, standing).name
-    return "" if name and is_denial(text) and not event(name).ends else name
+    return _judge(text, standing).name
 
 
 def is_silent(text: str, standing: tuple[str, ...] = ()) -> bool:
     """Whether a sentence certainly asks for nothing: a denial, other things, or the end of what does not stand."""
-    judgement = _judge(text, standing)
-    return judgement.silent or (is_denial(text) and not (judgement.name and event(judgement.name).ends))
+    return _judge(text, standing).silent
+
+
+def judge(recogniser: Recogniser, text: str, standing: tuple[str, ...] = ()) -> Judgement:
+    """What `text` asks for while conditions stand; a denial asks for nothing, unless it ends what stands."""
+    rows = sentence_encoder().sentence(text)
+    judgement = recogniser(rows[0], standing) if len(rows) else Judgement("")
+    ends = bool(judgement.name and event(judgement.name).ends)
+    return Judgement("", silent=True) if is_denial(text) and not ends else judgement
 
 
 def _possible(name: str, standing: tuple[str, ...]) -> bool:
@@ -141,8 +147,7 @@ def _possible(name: str, standing: tuple[str, ...]) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def _judge(text: str, standing: tuple[str, ...]) -> Judgement:
-    rows = sentence_encoder().sentence(text)
-    return _recogniser()(rows[0], standing) if len(rows) else Judgement("")
+    return judge(_recogniser(), text, standing)
 
 
 @functools.cache

@@ -44,9 +44,8 @@ def fingerprint(decides: dict[str, Any]) -> str:
 def code_hash() -> str:
     """A hash of the package's source that takes part in a measurement (not of commands, training or reporting)."""
     root, digest = Path(spatia_env.__file__).parent, hashlib.sha256()
-    for path in sorted(
-        [*root.rglob("*.py"), *root.glob("checkpoints/*.safetensors")]
-    ):  # of hearing; models apart
+    # What hears is part of the code; models, in folders of their own, are told apart by their checkpoint's id.
+    for path in sorted([*root.rglob("*.py"), *root.glob("checkpoints/*.safetensors")]):
         parts = path.relative_to(root).parts
         if parts[0] in _UNMEASURED or (parts[0] == "bench" and parts[-1] in _REPORTING):
             continue

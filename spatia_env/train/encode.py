@@ -16,6 +16,7 @@ from spatia_env.model.places import falling_in_view, place_planes
 from spatia_env.train.autoencoder import load_trained
 from spatia_env.train.data import EpisodeFile, EpisodeStore, to_model
 from spatia_env.train.episodes import FRAMES
+from spatia_env.train.ship import half
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,7 @@ def encode_episodes(autoencoder: TinyAutoencoder, folder: Path) -> int:
         if target.exists():
             continue
         temporary = target.with_suffix(".tmp")
-        tensors = encode(autoencoder, path).items()
-        half = {n: t.half() if t.is_floating_point() else t for n, t in tensors}
-        save_file({n: t.contiguous() for n, t in half.items()}, temporary)
+        save_file({n: half(t) for n, t in encode(autoencoder, path).items()}, temporary)
         temporary.replace(target)
         written += 1
     return written

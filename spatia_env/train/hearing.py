@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from spatia_env.hearing import ELSEWHERE, OTHERS, VECTORS, Recogniser, is_denial
+from spatia_env.hearing import ELSEWHERE, OTHERS, VECTORS, Recogniser, judge
 from spatia_env.model.sentences import sentence_encoder
 from spatia_env.vocabulary import ELSEWHERE as OTHER_THINGS
 from spatia_env.vocabulary import EVENT_NAMES, event, phrasings, wordings
@@ -60,8 +60,7 @@ def dev_figures(recogniser: Recogniser) -> dict[str, float]:
     dev = wordings()["dev"]
 
     def hear(text: str, standing: tuple[str, ...] = ()) -> str:
-        name = recogniser(vectors_of([text])[0], standing).name
-        return "" if name and is_denial(text) and not event(name).ends else name
+        return judge(recogniser, text, standing).name
 
     def share(answers: list[bool]) -> float:
         return round(sum(answers) / len(answers), 3)

@@ -57,7 +57,7 @@ def ship(config: ShipConfig) -> dict[str, float]:
     sizes = {}
     for name, module in parts.items():
         path = config.out / f"{name}.safetensors"
-        save_file({n: _half(t) for n, t in module.state_dict().items()}, path.with_suffix(".tmp"))
+        save_file({n: half(t) for n, t in module.state_dict().items()}, path.with_suffix(".tmp"))
         path.with_suffix(".tmp").chmod(0o644)
         os.replace(path.with_suffix(".tmp"), path)
         sizes[f"{name}_parameters_m"] = round(sum(p.numel() for p in module.parameters()) / 1e6, 2)
@@ -69,7 +69,8 @@ def ship(config: ShipConfig) -> dict[str, float]:
     return {"mb": round(total, 2), **sizes}
 
 
-def _half(tensor: Tensor) -> Tensor:
+def half(tensor: Tensor) -> Tensor:
+    """A tensor to be written: float16 where it holds fractions."""
     return tensor.detach().to(torch.float16 if tensor.is_floating_point() else tensor.dtype).contiguous()
 
 

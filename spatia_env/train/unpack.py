@@ -84,19 +84,21 @@ def _weights(checkpoint: Path, stage: str) -> dict[str, Tensor]:
     """Weights of a stage's model in float32; the world model holds the transformer and the autoencoder."""
     if stage != "world-model":
         return _single(checkpoint / f"{STAGES[stage]}.safetensors")
-    # A checkpoint from before what would fall was told begins without any effect of it.
     parts = {name: _single(checkpoint / f"{name}.safetensors") for name in ("transformer", "autoencoder")}
-    places = parts["transformer"].get("place_embedding.weight")
-    if places is not None and places.shape[1] == PLACE_CHANNELS:
-        parts["transformer"]["place_embedding.weight"] = F.pad(
-            places, (0, 0, 0, 0, 0, 0, FALLING_CHANNELS, 0)
-        )
     return {f"{part}.{name}": value for part, weights in parts.items() for name, value in weights.items()}
 
 
 def _single(path: Path) -> dict[str, Tensor]:
     tensors = {n: t.to(torch.float32) if t.is_floating_point() else t for n, t in load_file(path).items()}
-    if path.stem == "autoencoder" and "falling_in.weight" not in tensors:
-        fine = TinyAutoencoder(falling_planes=FALLING_PLANES).falling_in
-        tensors |= {f"falling_in.{n}": t.detach().clone() for n, t in fine.named_parameters()}
+    return _told_what_falls(path.stem, tensors)
+
+
+def _told_what_falls(part: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of a network that may be older than the planes of what would fall: they begin without effect."""
+    places = tensors.get("place_embedding.weight")
+    if part == "transformer" and places is not None and places.shape[1] == PLACE_CHANNELS:
+        return tensors | {"place_embedding.weight": F.pad(places, (0, 0, 0, 0, 0, 0, FALLING_CHANNELS, 0))}
+    if part == "autoencoder" and "falling_in.weight" not in tensors:
+        fresh = TinyAutoencoder(falling_planes=FALLING_PLANES).falling_in.state_dict()
+        return tensors | {f"falling_in.{name}": value for name, value in fresh.items()}
     return tensors
