@@ -11,9 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spatia_env.falling import FALLING_PLANES
 from spatia_env.ledger import Heard
 from spatia_env.memory.rendering import Render
+from spatia_env.model.places import falling_in_view, place_planes
 from spatia_env.stopwatch import Stopwatch
+from spatia_env.world import WorldState
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,28 @@ class Pending:
     def imagines(self) -> bool:
         """Whether a clip has to be made."""
         return self.view is not None and self.heard is not None and self.references is not None
+
+
+def request_clip(pending: Pending, state: WorldState, num_preceding: int, stride: int) -> ClipRequest:
+    """What the model is asked for the clip of a prepared step.
+
+    Args:
+        pending: A step that imagines something.
+        state: The world before it.
+        num_preceding: How many of the last frames the model sees.
+        stride: Pixels per latent cell.
+    """
+    view = pending.view
+    assert view is not None and pending.heard is not None and pending.references is not None
+    seen = view.depth, view.known, pending.path, state.c2w, state.K
+    height, width = view.known.shape[-2:]
+    falling = torch.zeros(FALLING_PLANES, *view.known.shape, dtype=torch.bool)
+    if pending.heard.falls:
+        falling = falling_in_view(*seen, state.step)
+    return ClipRequest(
+        pending.heard.text, view.rgb, view.known, pending.references, state.preceding_frames[-num_preceding:],
+        state.step_seed(), place_planes(*seen, height // stride, width // stride), falling,
+    )  # fmt: skip
 
 
 def generate_clips(pipeline: Any, requests: Sequence[ClipRequest]) -> list[Tensor]:

@@ -15,17 +15,15 @@ import torch
 from torch import Tensor
 
 from spatia_env import actions, contract, forking, inputs, judging
-from spatia_env.batching import ClipRequest, Pending, generate_clips
+from spatia_env.batching import ClipRequest, Pending, generate_clips, request_clip
 from spatia_env.cameras import orthonormalise, path_from_twist
 from spatia_env.errors import ActionError, ClosedEnvError, SpatiaError
-from spatia_env.falling import FALLING_PLANES
 from spatia_env.judges import SimJudge, frontier_distance
 from spatia_env.ledger import listen
 from spatia_env.localisation import Located, locate
 from spatia_env.memory.rendering import Render
 from spatia_env.memory.scene import Growth, SceneMemory
 from spatia_env.model.checkpoints import load_checkpoint
-from spatia_env.model.places import falling_in_view, place_planes
 from spatia_env.openings import load_geometry, open_saved, open_world
 from spatia_env.slam.geometry import Geometry, GeometryEstimator, static_weight
 from spatia_env.slam.tracking import TrackResult
@@ -344,18 +342,9 @@ class SpatiaEnv(gym.Env):
 
     def request(self, pending: Pending) -> ClipRequest:
         """What the model is asked for the clip of a prepared step."""
-        state, view = self.world.state, pending.view
-        assert view is not None and pending.heard is not None and pending.references is not None
-        preceding = state.preceding_frames[-self.shape.num_preceding :]
-        grid = (side // self.pipeline.autoencoder.spatial_stride for side in self.size)
-        places = place_planes(view.depth, view.known, pending.path, state.c2w, state.K, *grid)
-        falling = torch.zeros(FALLING_PLANES, *view.known.shape, dtype=torch.bool)
-        if pending.heard.falls:
-            falling = falling_in_view(view.depth, view.known, pending.path, state.c2w, state.K, state.step)
-        return ClipRequest(
-            pending.heard.text, view.rgb, view.known, pending.references, preceding, state.step_seed(), places,
-            falling,
-        )  # fmt: skip
+        return request_clip(
+            pending, self.world.state, self.shape.num_preceding, self.pipeline.autoencoder.spatial_stride
+        )
 
     def _understand(self, frames: Tensor, path: Tensor, view: Render) -> Geometry:
         rgb = contract.to_floats(frames)

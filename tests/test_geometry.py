@@ -8,11 +8,14 @@ from spatia_env.slam.geometry import (
     DYNAMIC_THRESHOLD,
     LEAST_CONFIDENCE,
     Geometry,
+    Look,
     SimulatorGeometry,
     TinyGeometry,
+    cell_places,
     static_weight,
     working_size,
 )
+from spatia_env.train.geometry import LOOKS
 from tests.rooms import room_view
 
 H, W = 96, 128
@@ -121,6 +124,7 @@ class TestCues:
 class TestTinyGeometry:
     def test_is_small(self):
         assert sum(p.numel() for p in TinyGeometry().parameters()) <= 1_500_000
+        assert sum(p.numel() for p in TinyGeometry(looks=LOOKS).parameters()) <= 2_200_000
 
     @pytest.mark.parametrize(("height", "width", "fov"), [(96, 128, 60.0), (64, 48, 75.0), (50, 90, 90.0)])
     @pytest.mark.parametrize("frames", [1, 3])
@@ -139,6 +143,30 @@ class TestTinyGeometry:
         assert all(torch.equal(a, b) for a, b in zip(args, copies, strict=True))
         again = network(*args)
         assert all(torch.equal(getattr(found, n), getattr(again, n)) for n in NAMES)
+
+    def test_fresh_looks_change_nothing(self, network):
+        args, _ = walk(2, 64, 96)
+        looking = TinyGeometry(looks=2)
+        kept = looking.load_state_dict(network.state_dict(), strict=False)
+        assert all(name.startswith("look.") for name in kept.missing_keys) and kept.missing_keys
+        assert torch.equal(looking(*args).depth, network(*args).depth)
+
+    def test_a_look_goes_from_corner_to_corner_and_knows_the_places(self):
+        torch.manual_seed(1)
+        look = Look(16)
+        torch.nn.init.normal_(look.out.weight)
+        x, places = torch.randn(1, 16, 3, 5), cell_places(3, 5, torch.zeros(1))
+        other = x.clone()
+        other[..., 0, 0] = torch.randn(16)
+        assert (look(x, places) - look(other, places))[..., -1, -1].abs().max() > 1e-3
+        turned = look(x.flip(-1), places).flip(-1)
+        assert (turned - look(x, places)).abs().max() > 1e-3
+
+    def test_cells_lie_about_the_middle(self):
+        places = cell_places(6, 8, torch.zeros(1))
+        assert places.shape == (2, 6, 8)
+        assert torch.allclose(places.flip(1)[0], -places[0]) and torch.allclose(places.flip(2)[1], -places[1])
+        assert float(places[1, 0, 1] - places[1, 0, 0]) == pytest.approx(16 / 110.85)
 
     def test_looks_at_one_focal_length(self):
         for height, width, fov in ((128, 128, 60.0), (64, 64, 60.0), (704, 1248, 60.0), (100, 128, 90.0)):

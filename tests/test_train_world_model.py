@@ -253,12 +253,12 @@ def test_a_packaged_checkpoint_unpacks_to_runs_that_go_on(tmp_path):
 
 @pytest.fixture(scope="module")
 def older(tmp_path_factory):
-    """The packaged checkpoint as one that was never told what would fall."""
+    """The packaged checkpoint as one that was never told what would fall, and whose geometry looks nowhere far."""
     folder = tmp_path_factory.mktemp("older") / TINY
     shutil.copytree(PACKAGED / TINY, folder)
     config = json.loads((folder / "config.json").read_text())
     config["transformer"]["place_channels"] = PLACE_CHANNELS
-    del config["autoencoder"]["falling_planes"]
+    del config["autoencoder"]["falling_planes"], config["geometry"]["looks"]
     (folder / "config.json").write_text(json.dumps(config))
     transformer = load_file(folder / "transformer.safetensors")
     places = transformer["place_embedding.weight"]
@@ -267,6 +267,10 @@ def older(tmp_path_factory):
     autoencoder = load_file(folder / "autoencoder.safetensors")
     kept = {n: t for n, t in autoencoder.items() if not n.startswith("falling_in.")}
     save_file(kept, folder / "autoencoder.safetensors")
+    geometry = load_file(folder / "geometry.safetensors")
+    save_file(
+        {n: t for n, t in geometry.items() if not n.startswith("look.")}, folder / "geometry.safetensors"
+    )
     return folder
 
 
@@ -278,10 +282,16 @@ def test_an_older_checkpoint_still_plays(older):
 
 
 def test_training_goes_on_from_an_older_checkpoint_as_if_nothing_fell(older, tmp_path):
-    unpack(UnpackConfig(checkpoint=older, runs=tmp_path, stages=("autoencoder", "world-model")))
+    unpack(UnpackConfig(checkpoint=older, runs=tmp_path))
     state = load_file(tmp_path / "world-model" / "state.safetensors")
     places = state["model.transformer.place_embedding.weight"]
     assert not places[:, :FALLING_CHANNELS].any() and places[:, FALLING_CHANNELS:].any()
     assert not state["model.autoencoder.falling_in.weight"].any()
     model = WorldModel(tiny_transformer(), load_trained(tmp_path / "autoencoder"))
     assert Trainer(model, LoopConfig(out=tmp_path / "world-model")).step > 0
+    looking = load_geometry(tmp_path / "geometry")
+    assert Trainer(looking, LoopConfig(out=tmp_path / "geometry")).step > 0
+    known = load_file(older / "geometry.safetensors")
+    kept = looking.state_dict()
+    assert all(torch.equal(kept[name], value.float()) for name, value in known.items())
+    assert kept.keys() > known.keys() and not kept["look.0.out.weight"].any()

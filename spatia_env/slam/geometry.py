@@ -148,6 +148,44 @@ def _silence(layer: nn.Conv2d | nn.Linear) -> None:
         nn.init.zeros_(parameter)
 
 
+class Look(nn.Module):
+    """A layer of self-attention over all cells of a picture, and two pointwise layers; both start silent.
+
+    Where a floor ends on one side of a picture says how far the wall on the other side is.
+    """
+
+    def __init__(self, channels: int, heads: int = 4) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm, self.pointwise_norm = nn.GroupNorm(1, channels), nn.GroupNorm(1, channels)
+        self.places = nn.Conv2d(2, channels, 1)
+        self.query_key_value = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = nn.Conv2d(channels, channels, 1)
+        self.pointwise = nn.Sequential(
+            nn.Conv2d(channels, 2 * channels, 1), nn.SiLU(), nn.Conv2d(2 * channels, channels, 1)
+        )
+        _silence(self.out)
+        _silence(self.pointwise[-1])
+
+    def forward(self, x: Tensor, places: Tensor) -> Tensor:
+        """[N, channels, h, w] and the cells' places [2, h, w] of `cell_places` -> [N, channels, h, w]."""
+        n, channels, height, width = x.shape
+        triple = self.query_key_value(self.norm(x) + self.places(places[None]))
+        query, key, value = triple.reshape(n, 3, self.heads, -1, height * width).transpose(-1, -2).unbind(1)
+        seen = F.scaled_dot_product_attention(query, key, value).transpose(-1, -2)
+        x = x + self.out(seen.reshape(n, channels, height, width))
+        return x + self.pointwise(self.pointwise_norm(x))
+
+
+def cell_places(height: int, width: int, like: Tensor) -> Tensor:
+    """Places [2, height, width] of cells of `STRIDE` pixels about the middle of the picture, one focal length = 1."""
+    rows, columns = (
+        (torch.arange(count, dtype=like.dtype, device=like.device) - (count - 1) / 2) * (STRIDE / FOCAL)
+        for count in (height, width)
+    )
+    return torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
+
+
 @dataclass(frozen=True)
 class Planes:
     """What the network says about N frames, each [N, H, W].
@@ -168,11 +206,15 @@ class TinyGeometry(ModelMixin, ConfigMixin):
     Args:
         channels: Widths at strides 4, 8 and 16.
         blocks: Residual blocks at stride 4 (down and up each), stride 8 (down and up each) and stride 16.
+        looks: Layers of attention at stride 16; checkpoints from before these have none.
     """
 
     @register_to_config
     def __init__(
-        self, channels: tuple[int, int, int] = (48, 80, 128), blocks: tuple[int, int, int] = (1, 1, 3)
+        self,
+        channels: tuple[int, int, int] = (48, 80, 128),
+        blocks: tuple[int, int, int] = (1, 1, 3),
+        looks: int = 0,
     ) -> None:
         super().__init__()
         fine, middle, coarse = channels
@@ -182,6 +224,7 @@ class TinyGeometry(ModelMixin, ConfigMixin):
         self.middle_down = nn.Sequential(*(ResidualBlock(middle) for _ in range(blocks[1])))
         self.to_coarse = nn.Conv2d(middle, coarse, 2, stride=2)
         self.coarse = nn.Sequential(*(ResidualBlock(coarse) for _ in range(blocks[2])))
+        self.look = nn.ModuleList(Look(coarse) for _ in range(looks))
         self.scene = nn.Linear(coarse, coarse)
         self.from_coarse = nn.Sequential(nn.Conv2d(coarse, 4 * middle, 1), nn.PixelShuffle(2))
         self.middle_up = nn.Sequential(*(ResidualBlock(middle) for _ in range(blocks[1])))
@@ -202,6 +245,10 @@ class TinyGeometry(ModelMixin, ConfigMixin):
         fine = self.fine_down(self.stem(planes.contiguous(memory_format=torch.channels_last)))
         middle = self.middle_down(self.to_middle(fine))
         coarse = self.coarse(self.to_coarse(middle))
+        if len(self.look):
+            places = cell_places(*coarse.shape[-2:], like=coarse)
+            for look in self.look:
+                coarse = look(coarse, places)
         # One look at the whole picture: how bright the world is, how far its walls are.
         coarse = coarse + self.scene(F.silu(coarse.mean((2, 3))))[:, :, None, None]
         middle = self.middle_up(middle + self.from_coarse(coarse))

@@ -32,33 +32,51 @@ def _edge(a: Tensor, b: Tensor) -> Tensor:
 
 
 def sweeps(unary: Tensor, log_z: Tensor, rgb: Tensor, slants: tuple[int, ...]) -> Tensor:
-    """Path costs [h, B, w, L] down and up the rows, `dx` pixels aside a row for each slant `dx`; their sum.
+    """Path costs down and up the rows, `dx` pixels aside a row for each slant `dx`; their sum.
 
-    All D = 2 * len(slants) directions go at once, each in its own order of rows.
+    Args:
+        unary: Costs of labels [h, B, w, L]; label 0 stands for a thing, the others for planes.
+        log_z: Log depths of labels [h, B, w, L].
+        rgb: Colours [h, w, 3] in [0, 1].
+        slants: Columns that a path moves per row.
+
+    Returns:
+        Costs [h, B, w, L]; tests hold them against every change of label at every pixel, tried one by one.
     """
-    h, batch, w, count = unary.shape
-    ways = [(dy, dy * dx) for dx in slants for dy in (1, -1)]
-    column = torch.arange(w)
-    come = torch.stack([(column - dx).clamp(0, w - 1) for _, dx in ways])  # [D, w]: from where a path comes
-    order = torch.stack([torch.arange(h) if dy > 0 else torch.arange(h - 1, -1, -1) for dy, _ in ways], 1)
-    # Along the paths [h, D, w]: how little colours differ between a pixel and the one before it.
-    before = rgb[order[:-1, :, None], come[None]]
-    edge = _edge(rgb[order[1:]], before)
-    # Floors and walls meet without a step; where one of the two is a thing, an edge excuses it.
-    excused = edge[..., None, None].expand(*edge.shape, count, count).clone()
-    excused[..., 1:, 1:] = 1.0
-    excused *= JUMP
-    change = (edge * CHANGE)[..., None, None] * (1 - torch.eye(count))
-    levels = log_z.movedim(2, 1)  # [h, w, B, L]
-    step = ((levels[..., None, :] - levels[..., None]).abs() / JUMP_SIZE).clamp_max(1)
-    costs = unary.movedim(2, 1)
-    flat = (come + w * torch.arange(len(ways))[:, None]).flatten()
-    out = torch.empty(h, len(ways), w, batch, count)
-    out[0] = costs[order[0]]
-    for row in range(1, h):
-        previous = out[row - 1].flatten(0, 1).index_select(0, flat).view(len(ways), w, batch, count)
-        change_here = step[order[row]] * excused[row - 1][:, :, None] + change[row - 1][:, :, None]
-        reached = (previous[..., None] + change_here).amin(-2)
-        out[row] = costs[order[row]] + reached - previous.amin(-1, keepdim=True)
-    total = torch.stack([out[order[:, way].argsort(), way] for way in range(len(ways))]).sum(0)
-    return total.movedim(1, 2)
+    h, w = rgb.shape[:2]
+    costs = unary.permute(0, 3, 2, 1).contiguous()  # [h, L, w, B]: labels first, so that minima are over rows
+    levels = (log_z.permute(0, 3, 2, 1) / JUMP_SIZE).contiguous()
+    steps = (levels[:, :, None] - levels[:, None]).abs_().clamp_max_(1).mul_(JUMP)  # [h, L from, L to, w, B]
+    column, total = torch.arange(w), torch.zeros_like(costs)
+    for down in (True, False):
+        come = torch.stack([(column - (dx if down else -dx)).clamp(0, w - 1) for dx in slants])  # [S, w]
+        rows = range(h) if down else range(h - 1, -1, -1)
+        image = rgb if down else rgb.flip(0)
+        edges = _edge(image[1:, None], image[:-1][:, come])[..., None]  # [h - 1, S, w, 1]
+        from_flat = (come + w * torch.arange(len(slants))[:, None]).flatten()
+        path = costs[rows[0]][:, None].expand(-1, len(slants), -1, -1)
+        total[rows[0]] += path.sum(1)
+        for edge, row in zip(edges, rows[1:], strict=True):
+            before = path.flatten(1, 2).index_select(1, from_flat).view(path.shape)
+            path = _reach(before, steps[row], edge).sub_(before.amin(0)).add_(costs[row][:, None])
+            total[row] += path.sum(1)
+    return total.permute(0, 3, 2, 1)
+
+
+def _reach(before: Tensor, steps: Tensor, edge: Tensor) -> Tensor:
+    """Least costs [L, S, w, B] of getting to a row's labels from `before`, [L, S, w, B] of the row before.
+
+    To keep a label costs nothing. Floors and walls meet without a step; where one of the two labels is a thing,
+    an `edge` [S, w, 1] of the picture excuses it.
+    """
+    change, to_plane = edge * CHANGE, steps[:, 1:, None]
+    to_thing = edge * steps[1:, 0, None]
+    reached = before.clone()
+    if len(before) == 1:
+        return reached
+    best = before[0] + edge * to_plane[0]
+    for label in range(1, len(before)):
+        torch.minimum(best, before[label] + to_plane[label], out=best)
+    torch.minimum(before[1:], best.add_(change), out=reached[1:])
+    torch.minimum(before[0], (before[1:] + to_thing).amin(0) + change, out=reached[0])
+    return reached

@@ -32,7 +32,7 @@ QUIET_SHARE = 0.25
 """Share of drawn clips in which no event starts; of the others every event has its share by `draws`."""
 MANY_BODIES = ("snow", "balls_rain", "tower_topples", "man_walks")
 """Events of many small parts, which take longer to learn than one body."""
-SMALL_THINGS, SMALL_THINGS_PICKS = "snow", 5
+SMALL_THINGS, SMALL_THINGS_PICKS = "snow", 2
 """Clips whose text speaks of these are decoded so many times as often: flakes are the decoder's to draw."""
 MOVER_WEIGHT = 8.0
 """How much more an error counts on what moves: movers cover a few percent of the pixels."""

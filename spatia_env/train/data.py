@@ -6,7 +6,6 @@ the command resumes; a seed always gives the same file.
 
 import json
 import multiprocessing
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.numpy import save_file
 from torch import Tensor
 from tqdm import tqdm
 
 from spatia_env.train.episodes import EpisodeConfig, record_episode
+from spatia_env.train.files import write_tensors
 from spatia_env.train.samples import CorruptionConfig, remember_episode
 
 BITS = ("dynamic", "known")
@@ -84,13 +83,7 @@ def write_episode(path: Path, tensors: dict[str, Any], meta: dict[str, Any]) -> 
     arrays = {name: np.asarray(value) for name, value in tensors.items() if name != "meta"}
     for name in arrays.keys() & set(PACKED):
         arrays[name] = np.packbits(arrays[name], axis=-1)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    save_file(
-        {n: np.ascontiguousarray(a) for n, a in arrays.items()},
-        temporary,
-        {"meta": json.dumps(meta)},
-    )
-    os.replace(temporary, path)
+    write_tensors(path, arrays, {"meta": json.dumps(meta)})
 
 
 class EpisodeStore:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -16,6 +15,7 @@ from spatia_env.model.places import falling_in_view, place_planes
 from spatia_env.train.autoencoder import load_trained
 from spatia_env.train.data import EpisodeFile, EpisodeStore, to_model
 from spatia_env.train.episodes import FRAMES
+from spatia_env.train.files import write_tensors
 from spatia_env.train.ship import half
 
 
@@ -52,9 +52,7 @@ def encode_episodes(autoencoder: TinyAutoencoder, folder: Path) -> int:
         target = path.with_suffix(".latents")
         if target.exists():
             continue
-        temporary = target.with_suffix(".tmp")
-        save_file({n: half(t) for n, t in encode(autoencoder, path).items()}, temporary)
-        temporary.replace(target)
+        write_tensors(target, {n: half(t) for n, t in encode(autoencoder, path).items()})
         written += 1
     return written
 

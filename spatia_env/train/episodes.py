@@ -5,18 +5,17 @@ One safetensors file each; every worker renders its own seeds. The memory is not
 """
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.numpy import save_file
 
 from spatia_env import vocabulary
 from spatia_env.cameras import path_from_twist
 from spatia_env.model.text import compose_text
 from spatia_env.sim.scenes import SimScene
+from spatia_env.train.files import write_tensors
 
 FRAMES = 8
 FRAME_SECONDS = 0.1
@@ -169,11 +168,9 @@ class RandomWalk:
 
 def save_episode(episode: dict, path: Path) -> None:
     """Write an episode file; the mask is packed to bits. A reader sees a whole file or none."""
-    arrays = {name: np.ascontiguousarray(episode[name]) for name in ("frames", "depth", "c2w", "K")}
+    arrays = {name: np.asarray(episode[name]) for name in ("frames", "depth", "c2w", "K")}
     arrays["dynamic"] = np.packbits(episode["dynamic"], axis=-1)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    save_file(arrays, temporary, metadata={"meta": json.dumps(episode["meta"])})
-    os.replace(temporary, path)
+    write_tensors(path, arrays, {"meta": json.dumps(episode["meta"])})
 
 
 def load_episode(path: Path) -> dict:

@@ -17,6 +17,8 @@ from spatia_env.train.geometry_data import Batch, Clip, geometry_batches, read_c
 from spatia_env.train.geometry_metrics import Tally
 from spatia_env.train.loop import LoopConfig, Trainer, averaged_state
 
+LOOKS = 5
+"""Layers of attention of what is trained; a run from before them goes on with fresh, silent ones."""
 MOVING_WEIGHT = 3.0
 """A missed mover spoils the map for good; a wall that waits one clip longer does not."""
 
@@ -55,7 +57,7 @@ def train_geometry(config: GeometryConfig) -> dict[str, float]:
         raise ActionError(
             f"{config.data} has no episodes; run `spatia train data --out {config.data}` first."
         )
-    model = TinyGeometry().to(memory_format=torch.channels_last)
+    model = TinyGeometry(looks=LOOKS).to(memory_format=torch.channels_last)
     trainer = Trainer(model, config.loop)
     rng = np.random.default_rng([config.seed, trainer.step])
     batches = geometry_batches(store, config.batch, rng, config.picture_share, config.ground_share)
@@ -69,7 +71,8 @@ def load_trained(run: Path) -> TinyGeometry:
         len({name.split(".")[1] for name in weights if name.startswith(f"{part}.")})
         for part in ("fine_down", "middle_down", "coarse")
     )
-    model = TinyGeometry(blocks=(fine, middle, coarse))
+    looks = len({name.split(".")[1] for name in weights if name.startswith("look.")})
+    model = TinyGeometry(blocks=(fine, middle, coarse), looks=looks)
     model.load_state_dict(weights)
     return model.to(memory_format=torch.channels_last).eval()
 

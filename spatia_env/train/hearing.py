@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from spatia_env.hearing import ELSEWHERE, OTHERS, VECTORS, Recogniser, judge
 from spatia_env.model.sentences import sentence_encoder
+from spatia_env.train.files import write_tensors
 from spatia_env.vocabulary import ELSEWHERE as OTHER_THINGS
 from spatia_env.vocabulary import EVENT_NAMES, event, phrasings, wordings
 
@@ -29,10 +29,7 @@ def train_hearing(config: HearingConfig) -> dict[str, Any]:
         vectors_of([text for text, _ in known]), torch.tensor([label for _, label in known])
     )
     tensors = {"vectors": recogniser.vectors.half(), "labels": recogniser.labels.to(torch.uint8)}
-    temporary = config.out.with_suffix(".tmp")
-    save_file(tensors, temporary)
-    temporary.chmod(0o644)
-    temporary.replace(config.out)
+    write_tensors(config.out, tensors)
     return {"sentences": len(known), **dev_figures(recogniser)}
 
 

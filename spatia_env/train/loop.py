@@ -5,7 +5,6 @@ It knows nothing about what it trains: a stage hands in modules, a loss and an e
 
 import csv
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from spatia_env.train.devices import to_device
+from spatia_env.train.files import write_tensors
 from spatia_env.train.parallel import Processes
 
 
@@ -126,8 +126,8 @@ class Trainer:
             for optimizer in self.optimizers:
                 for key, value in optimizer.state.get(parameter, {}).items():
                     moments[f"{name}|{key}"] = value
-        _save_atomic(state, self.config.out / "state.safetensors")
-        _save_atomic(moments, self.config.out / "optimizer.safetensors")
+        write_tensors(self.config.out / "state.safetensors", state)
+        write_tensors(self.config.out / "optimizer.safetensors", moments)
         progress = {"step": self.step, "seconds": round(self.seconds, 1)}
         (self.config.out / "progress.json").write_text(json.dumps(progress))
 
@@ -258,9 +258,3 @@ def averaged_state(run: Path) -> dict[str, Tensor]:
     state = load_file(run / "state.safetensors")
     weights = {name[6:]: tensor for name, tensor in state.items() if name.startswith("model.")}
     return weights | {name[8:]: tensor for name, tensor in state.items() if name.startswith("average.")}
-
-
-def _save_atomic(tensors: dict[str, Tensor], path: Path) -> None:
-    temporary = path.with_suffix(".tmp")
-    save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, temporary)
-    os.replace(temporary, path)

@@ -21,7 +21,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
-from safetensors.torch import save_file
 from torch import Tensor
 
 from spatia_env.errors import ActionError
@@ -41,6 +40,7 @@ from spatia_env.model.schedulers import RELEASE_SHIFT
 from spatia_env.model.sources import read_small
 from spatia_env.model.transformer import SpatiaTransformer3DModel
 from spatia_env.model.wan_autoencoder import WanAutoencoder
+from spatia_env.train.files import write_tensors
 from spatia_env.train.loop import LoopConfig, Trainer
 from spatia_env.train.official_clips import ClipConfig, OfficialClip, random_clips
 from spatia_env.train.official_parts import ControlBranch, LowRank
@@ -228,9 +228,7 @@ class OfficialTrainer:
                     name: tensor.detach().to("cpu", torch.float32 if _kept(name) else dtype, copy=True)
                     for name, tensor in self.part.released().items()
                 }
-            temporary = path.with_suffix(".tmp")
-            save_file(tensors, temporary, metadata={"format": "pt"})
-            temporary.replace(path)
+            write_tensors(path, tensors, {"format": "pt"})
         return path
 
     def _error(

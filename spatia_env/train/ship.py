@@ -5,18 +5,17 @@ Averaged weights in float16, one config, and a model card whose figures come fro
 
 import csv
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from spatia_env.errors import CheckpointError
 from spatia_env.model.checkpoints import FORMAT
 from spatia_env.model.pipeline import ClipShape
+from spatia_env.train.files import write_tensors
 
 STAGES = {"autoencoder": "autoencoder", "geometry": "geometry", "world-model": "transformer"}
 
@@ -57,9 +56,7 @@ def ship(config: ShipConfig) -> dict[str, float]:
     sizes = {}
     for name, module in parts.items():
         path = config.out / f"{name}.safetensors"
-        save_file({n: half(t) for n, t in module.state_dict().items()}, path.with_suffix(".tmp"))
-        path.with_suffix(".tmp").chmod(0o644)
-        os.replace(path.with_suffix(".tmp"), path)
+        write_tensors(path, {n: half(t) for n, t in module.state_dict().items()})
         sizes[f"{name}_parameters_m"] = round(sum(p.numel() for p in module.parameters()) / 1e6, 2)
     total = sum(path.stat().st_size for path in config.out.glob("*.safetensors")) / 1e6
     if total > config.limit_mb:

@@ -20,6 +20,8 @@ from spatia_env.falling import FALLING_PLANES
 from spatia_env.model.autoencoder import TinyAutoencoder
 from spatia_env.model.checkpoints import PACKAGED, TINY, read_config
 from spatia_env.model.places import FALLING_CHANNELS, PLACE_CHANNELS
+from spatia_env.slam.geometry import TinyGeometry
+from spatia_env.train.geometry import LOOKS
 from spatia_env.train.ship import STAGES
 from spatia_env.train.world_model import SIZE_FILE, TransformerSize
 
@@ -90,15 +92,20 @@ def _weights(checkpoint: Path, stage: str) -> dict[str, Tensor]:
 
 def _single(path: Path) -> dict[str, Tensor]:
     tensors = {n: t.to(torch.float32) if t.is_floating_point() else t for n, t in load_file(path).items()}
-    return _told_what_falls(path.stem, tensors)
+    return _grown(path.stem, tensors)
 
 
-def _told_what_falls(part: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of a network that may be older than the planes of what would fall: they begin without effect."""
+def _grown(part: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of a network that may be older than the planes of what would fall, or than looks over the whole
+    picture: what is new begins without effect.
+    """
     places = tensors.get("place_embedding.weight")
     if part == "transformer" and places is not None and places.shape[1] == PLACE_CHANNELS:
         return tensors | {"place_embedding.weight": F.pad(places, (0, 0, 0, 0, 0, 0, FALLING_CHANNELS, 0))}
     if part == "autoencoder" and "falling_in.weight" not in tensors:
         fresh = TinyAutoencoder(falling_planes=FALLING_PLANES).falling_in.state_dict()
         return tensors | {f"falling_in.{name}": value for name, value in fresh.items()}
+    if part == "geometry" and not any(name.startswith("look.") for name in tensors):
+        looks = TinyGeometry(looks=LOOKS).look.state_dict()
+        return tensors | {f"look.{name}": value for name, value in looks.items()}
     return tensors

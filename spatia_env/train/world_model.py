@@ -35,7 +35,7 @@ from spatia_env.train.lighting import relight, render_loss
 from spatia_env.train.loop import LoopConfig, Trainer, averaged_state
 
 SIZE_FILE = "transformer.json"
-UNKNOWN_DETAIL = 0.15
+UNKNOWN_DETAIL = 0.05
 """Weight of local contrasts where the map shows nothing and nothing moves: soft colour would be hatched."""
 FRESH_PACE = 3.0
 """That of what the decoder begins without: where small things fall."""
