@@ -66,7 +66,10 @@ def test_light_is_a_gain_of_the_render(network, seen):
     torch.testing.assert_close(shown, (render[..., : WIDTH // 2] + 1) * gain - 1, atol=1e-5, rtol=0)
 
 
-def test_learning_shows_the_same_pictures_and_its_slope_is_that_of_a_plain_sigmoid(network, seen):
+def test_learning_shows_the_same_pictures_and_its_slope_is_that_of_a_plain_sigmoid(
+    network, seen, monkeypatch
+):
+    monkeypatch.setattr("spatia_env.model.precision.knows_bfloat16", lambda: False)
     answer(network, share=1.2)
     learning, share, _ = network.decode_parts(*seen)
     with torch.no_grad():

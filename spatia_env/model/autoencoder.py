@@ -14,6 +14,8 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from spatia_env.model.precision import reduced
+
 HEAD_CHANNELS = 7
 """Output planes per pixel: imagined colour (3), how much of the render to show (1), its light (3)."""
 
@@ -122,8 +124,9 @@ class TinyAutoencoder(ModelMixin, ConfigMixin):
 
     def encode(self, frames: Tensor) -> Tensor:
         """Normalised latents [B, C, T, H/16, W/16] of frames [B, 3, T, H, W] in [-1, 1]."""
-        raw = self.encode_raw(_to_images(frames))
-        return _to_video(self.normalise(raw), frames.shape[0])
+        with reduced(frames.device, wanted=not torch.is_grad_enabled()):
+            raw = self.encode_raw(_to_images(frames))
+        return _to_video(self.normalise(raw.to(frames.dtype)), frames.shape[0])
 
     def normalise(self, raw: Tensor) -> Tensor:
         """Raw latents [N, C, h, w] to zero mean and unit variance."""
@@ -167,7 +170,9 @@ class TinyAutoencoder(ModelMixin, ConfigMixin):
         falling: Tensor | None = None,
     ) -> Decoded:
         """As `decode_raw`, with the planes [N, 2, H, W] of what would fall; says what is the render's, too."""
-        x = self.decoder_coarse(raw.contiguous(memory_format=torch.channels_last))
+        # What is known is shown by the fine part, which stays exact; backward convolutions would be slower.
+        with reduced(raw.device, wanted=not torch.is_grad_enabled()):
+            x = self.decoder_coarse(raw.contiguous(memory_format=torch.channels_last)).to(raw.dtype)
         if falling is not None and self.config.falling_planes:
             x = x + self.falling_in(F.pixel_unshuffle(falling, 4))
         if render is not None and known is not None:

@@ -106,8 +106,8 @@ class SpatiaAttnProcessor(WanAttnProcessor):
     ) -> Tensor:
         """Attended tokens [B, L, D]; without `encoder_hidden_states` the tokens attend to themselves."""
         query, key, value = _project(attn, hidden_states, encoder_hidden_states)
-        query = attn.norm_q(query).unflatten(2, (attn.heads, -1))
-        key = attn.norm_k(key).unflatten(2, (attn.heads, -1))
+        query = _normed(attn.norm_q, query).unflatten(2, (attn.heads, -1))
+        key = _normed(attn.norm_k, key).unflatten(2, (attn.heads, -1))
         value = value.unflatten(2, (attn.heads, -1))
         if rotary_emb is not None:
             query, key = rotate(query, rotary_emb), rotate(key, rotary_emb)
@@ -115,6 +115,12 @@ class SpatiaAttnProcessor(WanAttnProcessor):
             query, key, value, attn_mask=attention_mask, backend=self._attention_backend
         )
         return attn.to_out[0](out.flatten(2, 3).type_as(query))
+
+
+def _normed(norm: nn.Module, x: Tensor) -> Tensor:
+    """`norm` of `x` at the precision of its own weights: under autocast products are coarser than they."""
+    weight = getattr(norm, "weight", None)
+    return norm(x if weight is None else x.to(weight.dtype))
 
 
 def _project(

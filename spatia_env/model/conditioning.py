@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from spatia_env.model.precision import reduced
+
 
 @dataclass(frozen=True)
 class Conditions:
@@ -87,16 +89,17 @@ def predict_clean(
     sequence = torch.cat([conditions.reference_latents, conditions.preceding_latents, noisy], dim=2)
     timestep = torch.zeros(len(sigma), sequence.shape[2], dtype=sequence.dtype, device=sequence.device)
     timestep[:, given:] = 1000 * sigma[:, None]
-    velocity = transformer(
-        sequence,
-        timestep=timestep,
-        encoder_hidden_states=conditions.prompt_embeds,
-        control_hidden_states=conditions.control,
-        num_ref_frames=conditions.num_references,
-        place_hidden_states=conditions.places,
-        return_dict=False,
-    )[0]
-    return noisy - sigma[:, None, None, None, None] * velocity[:, :, given:]
+    with reduced(sequence.device):
+        velocity = transformer(
+            sequence,
+            timestep=timestep,
+            encoder_hidden_states=conditions.prompt_embeds,
+            control_hidden_states=conditions.control,
+            num_ref_frames=conditions.num_references,
+            place_hidden_states=conditions.places,
+            return_dict=False,
+        )[0]
+    return noisy - sigma[:, None, None, None, None] * velocity[:, :, given:].to(noisy.dtype)
 
 
 def add_noise(clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:

@@ -132,20 +132,28 @@ def _label(frame: _Frame, planes: list[Plane]) -> tuple[Tensor, list[Plane]]:
     families = _new_walls(frame, planes) if enough else []
     if not planes and not families:
         return torch.full(frame.z.shape, -1), []
-    walls: list[_Wall] = []
-    least = float(_match(frame, planes, [[]])[1][0]) - WALL_COST
+    (labels,), (cost,) = _match(frame, planes, [[]])
+    found, least = planes, float(cost) - WALL_COST
     for family in families:  # at most one begins in a frame: of several, some explain errors of the estimate
-        steps, tried, best, cost = family, [], 0, torch.zeros(1)
-        for _ in range(2):  # coarse, then fine
-            tried = [_Wall(family[len(family) // 2], plane) for plane in steps]
-            bias = torch.tensor([_log_distance(wall.plane, wall.estimate, frame) for wall in tried])
-            cost = _match(frame, planes, [[wall] for wall in tried])[1] + BIAS_COST * (bias / SPREAD).square()
-            best = int(cost.argmin())
-            steps = _finer(family, steps[best], frame)
-        if float(cost[best]) < least:
-            walls, least = [tried[best]], float(cost[best])
-    labels, _ = _match(frame, planes, [walls])
-    return labels[0], planes + [wall.plane for wall in walls]
+        with_wall, plane, cost = _best_wall(frame, planes, family)
+        if cost < least:
+            labels, found, least = with_wall, [*planes, plane], cost
+    return labels, found
+
+
+def _best_wall(frame: _Frame, planes: list[Plane], family: list[Plane]) -> tuple[Tensor, Plane, float]:
+    """The wall of a family of offsets that explains a frame best: labels with it [h, w], its plane, and the cost."""
+    middle = family[len(family) // 2]
+    coarse = _try_walls(frame, planes, [_Wall(middle, plane) for plane in family])[1]
+    return _try_walls(frame, planes, [_Wall(middle, plane) for plane in _finer(family, coarse, frame)])
+
+
+def _try_walls(frame: _Frame, planes: list[Plane], walls: list[_Wall]) -> tuple[Tensor, Plane, float]:
+    bias = torch.tensor([_log_distance(wall.plane, wall.estimate, frame) for wall in walls])
+    labels, cost = _match(frame, planes, [[wall] for wall in walls])
+    cost = cost + BIAS_COST * (bias / SPREAD).square()
+    best = int(cost.argmin())
+    return labels[best], walls[best].plane, float(cost[best])
 
 
 def _log_distance(plane: Plane, other: Plane, frame: _Frame) -> float:

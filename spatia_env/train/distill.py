@@ -9,7 +9,6 @@ folder is one of a world model: `world-model` goes on from it, `ship` packs it.
 
 import copy
 import itertools
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +20,6 @@ from spatia_env.errors import ActionError
 from spatia_env.model.conditioning import Conditions, add_noise, predict_clean
 from spatia_env.train.clips import Batch, ClipStore, dev_batches, training_batches
 from spatia_env.train.devices import to_device
-from spatia_env.train.encode import knows_bfloat16
 from spatia_env.train.loop import LoopConfig, Trainer
 from spatia_env.train.world_model import begin_transformer, blank_latents, load_world_model, size_of
 
@@ -143,13 +141,7 @@ def arrive(
 
 def _predict(transformer: nn.Module, noisy: Tensor, level: float, conditions: Conditions) -> Tensor:
     levels = torch.full((len(noisy),), level, device=noisy.device)
-    with (
-        warnings.catch_warnings(),
-        torch.autocast(noisy.device.type, torch.bfloat16, enabled=knows_bfloat16()),
-    ):
-        # norms keep float32 weights, as they should
-        warnings.filterwarnings("ignore", message="Mismatch dtype")
-        return predict_clean(transformer, noisy, levels, conditions).float()
+    return predict_clean(transformer, noisy, levels, conditions)
 
 
 @torch.no_grad()

@@ -35,11 +35,6 @@ def encode_folders(config: EncodeConfig) -> int:
     return sum(encode_episodes(autoencoder, folder) for folder in config.folders)
 
 
-def knows_bfloat16() -> bool:
-    """Whether the processor multiplies matrices in bfloat16."""
-    return bool(torch.cpu._is_avx512_bf16_supported())
-
-
 def encode_episodes(autoencoder: TinyAutoencoder, folder: Path) -> int:
     """Write `<seed>.latents` beside each episode that has none; returns how many.
 
@@ -59,9 +54,7 @@ def encode_episodes(autoencoder: TinyAutoencoder, folder: Path) -> int:
 
 def encode_images(autoencoder: TinyAutoencoder, images: Tensor) -> Tensor:
     """Normalised latents [N, C, h, w] of images [N, 3, H, W] in [-1, 1]."""
-    # Forward convolutions are 2.6 times as fast in bfloat16 where the processor knows it; f16 is stored anyway.
-    with torch.autocast("cpu", torch.bfloat16, enabled=knows_bfloat16()):
-        return autoencoder.normalise(autoencoder.encode_raw(images).float())
+    return autoencoder.encode(images[:, :, None])[:, :, 0]
 
 
 @torch.no_grad()

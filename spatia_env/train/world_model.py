@@ -7,7 +7,6 @@ still to restore a frame from its own latents alone.
 """
 
 import json
-import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -30,7 +29,6 @@ from spatia_env.train.clips import (
 )
 from spatia_env.train.detail import detail_loss
 from spatia_env.train.devices import device_of, to_device
-from spatia_env.train.encode import knows_bfloat16
 from spatia_env.train.lighting import relight, render_loss
 from spatia_env.train.loop import LoopConfig, Trainer, averaged_state
 
@@ -253,15 +251,7 @@ def _predict(transformer: nn.Module, batch: Batch, noisy_share: float, generator
     start = torch.where(
         noisy[:, None, None, None, None], add_noise(clean, noise, level), batch.conditions.start
     )
-    # Products of matrices are twice as fast in bfloat16 where the processor knows it; convolutions are not.
-    with (
-        warnings.catch_warnings(),
-        torch.autocast(clean.device.type, torch.bfloat16, enabled=knows_bfloat16()),
-    ):
-        warnings.filterwarnings(
-            "ignore", message="Mismatch dtype"
-        )  # norms keep float32 weights, as they should
-        return predict_clean(transformer, start, level, batch.conditions).float()
+    return predict_clean(transformer, start, level, batch.conditions)
 
 
 def _decode(autoencoder: TinyAutoencoder, latents: Tensor) -> Tensor:
