@@ -17,10 +17,10 @@ import torch
 
 import faults
 from maps import keyframes_of, map_of_points, same_map
+from saved import assert_same
 from spatia_env.errors import SpatiaError, WorldIOError
 from spatia_env.memory import bundle, files
 from spatia_env.memory.storage import BundleState, load_bundle, save_bundle
-from saved import assert_same
 
 traced = pytest.mark.skipif(not faults.available(), reason="children cannot be traced here")
 
