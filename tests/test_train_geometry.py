@@ -206,7 +206,7 @@ def test_tally_counts_by_hand():
 class TestTraining:
     def config(self, folder, out, steps):
         loop = LoopConfig(out=out, minutes=2, max_steps=steps, learning_rate=2e-3, warmup=5, ema=0.8)
-        return GeometryConfig(loop=loop, data=folder, dev=folder, batch=6, dev_episodes=2)
+        return GeometryConfig(loop=loop, data=(folder,), dev=folder, batch=6, dev_episodes=2)
 
     def test_learns_resumes_and_is_loaded(self, folder, tmp_path):
         before = train_geometry(self.config(folder, tmp_path / "run", 1))
@@ -219,6 +219,11 @@ class TestTraining:
         assert again == pytest.approx(after, abs=2e-3, nan_ok=True)
         rolled = evaluate_rollouts(model, EpisodeStore(folder), episodes=1, ground=-1.4)
         assert 0 < rolled["absrel_first"] < 0.5
+
+    def test_several_folders_are_one_store(self, folder, tmp_path):
+        store, both = EpisodeStore(folder), EpisodeStore(folder, tmp_path, folder)
+        assert len(both) == 2 * len(store) > 0
+        assert both.open(len(store)).path == store.open(0).path
 
     def test_without_episodes_it_says_what_to_run(self, tmp_path):
         with pytest.raises(ActionError, match="spatia train data"):

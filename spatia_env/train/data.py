@@ -87,16 +87,16 @@ def write_episode(path: Path, tensors: dict[str, Any], meta: dict[str, Any]) -> 
 
 
 class EpisodeStore:
-    """Random access to a folder of episode files; new files appear when `refresh` is called."""
+    """Random access to the episode files of some folders; new files appear when `refresh` is called."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, *folders: Path) -> None:
+        self.folders = folders
         self.files: list[Path] = []
         self.refresh()
 
     def refresh(self) -> None:
         """Look for episode files again (rendering may still be going on)."""
-        self.files = sorted(self.folder.glob("*.safetensors"))
+        self.files = [path for folder in self.folders for path in sorted(folder.glob("*.safetensors"))]
 
     def __len__(self) -> int:
         return len(self.files)

@@ -30,8 +30,8 @@ class GeometryConfig:
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(out=Path("runs/geometry"), learning_rate=1.2e-3)
     )
-    data: Path = Path("runs/data/train")
-    """episode files of the train split"""
+    data: tuple[Path, ...] = (Path("runs/data/train"),)
+    """folders of episode files of the train split"""
     dev: Path = Path("runs/data/dev")
     """episode files of the dev split"""
     batch: int = 16
@@ -49,13 +49,13 @@ def train_geometry(config: GeometryConfig) -> dict[str, float]:
     """Train until the minutes are used up; returns the dev figures.
 
     Raises:
-        ActionError: If `config.data` has no episodes.
+        ActionError: If the folders of `config.data` have no episodes.
     """
     torch.manual_seed(config.seed)
-    store = EpisodeStore(config.data)
+    store = EpisodeStore(*config.data)
     if not len(store):
         raise ActionError(
-            f"{config.data} has no episodes; run `spatia train data --out {config.data}` first."
+            f"{config.data[0]} has no episodes; run `spatia train data --out {config.data[0]}` first."
         )
     model = TinyGeometry(looks=LOOKS).to(memory_format=torch.channels_last)
     trainer = Trainer(model, config.loop)
