@@ -142,7 +142,7 @@ class ResidualBlock(nn.Module):
         return x + self.conv2(F.silu(self.conv1(F.silu(x))))
 
 
-def _silence(layer: nn.Conv2d | nn.Linear) -> None:
+def _silence(layer: nn.Module) -> None:
     """Start a layer at zero."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
@@ -246,7 +246,7 @@ class TinyGeometry(ModelMixin, ConfigMixin):
         middle = self.middle_down(self.to_middle(fine))
         coarse = self.coarse(self.to_coarse(middle))
         if len(self.look):
-            places = cell_places(*coarse.shape[-2:], like=coarse)
+            places = cell_places(coarse.shape[-2], coarse.shape[-1], coarse)
             for look in self.look:
                 coarse = look(coarse, places)
         # One look at the whole picture: how bright the world is, how far its walls are.
