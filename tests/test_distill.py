@@ -25,7 +25,7 @@ from spatia_env.train.distill import (
 from spatia_env.train.encode import encode_episodes
 from spatia_env.train.episodes import EpisodeConfig
 from spatia_env.train.loop import LoopConfig, Trainer
-from spatia_env.train.world_model import WorldModel, tiny_transformer
+from spatia_env.train.world_model import WorldModel, load_world_model, tiny_transformer
 
 LEVELS = (1.0, 0.75, 0.5, 0.25)
 
@@ -136,5 +136,5 @@ def test_a_run_folder_of_a_world_model_comes_out(tmp_path):
     assert np.isfinite(list(figures.values())).all()
     train_distill(config(2))
     assert json.loads(Path(tmp_path / "distilled" / "progress.json").read_text())["step"] == 2
-    model = WorldModel(tiny_transformer(), autoencoder)
-    model.load_state_dict(distill.averaged_state(tmp_path / "distilled"))
+    model = load_world_model(tmp_path / "distilled", tmp_path / "autoencoder")
+    assert model.autoencoder.config.falling_planes == 2
