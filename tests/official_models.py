@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from spatia_env.model.convert import ConvertConfig, convert
 from spatia_env.model.parity_fixtures import Fixtures
 
 PARITY = Path(__file__).parent / "data" / "parity"
@@ -103,3 +104,16 @@ def write_lora(path):
     tensors = load_file(PARITY / "g_lora.safetensors")
     save_file({name[5:]: tensor for name, tensor in tensors.items() if name.startswith("lora/")}, path)
     return path
+
+
+def converted(root):
+    """The released files in miniature, through the converter: the folder of the model, below `root`."""
+    config = ConvertConfig(
+        wan=write_original(root / "wan"),
+        control=write_control(root / "control.safetensors"),
+        lora=write_lora(root / "lora.safetensors"),
+        out=root / "model",
+        dtype="float32",
+        **statistics(),
+    )
+    return convert(config).folder

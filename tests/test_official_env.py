@@ -15,7 +15,7 @@ import official_models as tiny
 from spatia_env import cli
 from spatia_env.errors import ActionError, CheckpointError, DependencyError
 from spatia_env.model.checkpoints import load_checkpoint
-from spatia_env.model.convert import ConvertConfig, convert
+from spatia_env.model.convert import ConvertConfig
 from spatia_env.model.cost_bench import CostConfig
 from spatia_env.model.levers import LEVERS
 from spatia_env.model.official import SpatiaWanPipeline, official_id
@@ -37,16 +37,7 @@ FAST = {"device": "cpu", "dtype": "float32", "num_inference_steps": 1, "guidance
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """The released files in miniature, through the converter."""
-    root = tmp_path_factory.mktemp("official")
-    config = ConvertConfig(
-        wan=tiny.write_original(root / "wan"),
-        control=tiny.write_control(root / "control.safetensors"),
-        lora=tiny.write_lora(root / "lora.safetensors"),
-        out=root / "model",
-        dtype="float32",
-        **tiny.statistics(),
-    )
-    return convert(config).folder
+    return tiny.converted(tmp_path_factory.mktemp("official"))
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,6 @@ import torch
 
 import official_models as tiny
 from spatia_env.errors import ActionError, CheckpointError
-from spatia_env.model.convert import ConvertConfig, convert
 from spatia_env.model.levers import LEVERS, Levers
 from spatia_env.model.official import load_official, official_id
 from spatia_env.model.parity_fixtures import worst
@@ -18,16 +17,7 @@ from spatia_env.model.sampling import SamplerSettings, from_uint8
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     pytest.importorskip("peft")
-    root = tmp_path_factory.mktemp("official")
-    config = ConvertConfig(
-        wan=tiny.write_original(root / "wan"),
-        control=tiny.write_control(root / "control.safetensors"),
-        lora=tiny.write_lora(root / "lora.safetensors"),
-        out=root / "model",
-        dtype="float32",
-        **tiny.statistics(),
-    )
-    return convert(config).folder
+    return tiny.converted(tmp_path_factory.mktemp("official"))
 
 
 EXACT = Levers(dtype="float32")

@@ -67,11 +67,10 @@ def train_geometry(config: GeometryConfig) -> dict[str, float]:
 def load_trained(run: Path) -> TinyGeometry:
     """The geometry network of a run folder, with averaged weights, as deep as these are."""
     weights = averaged_state(run)
-    fine, middle, coarse = (
+    fine, middle, coarse, looks = (
         len({name.split(".")[1] for name in weights if name.startswith(f"{part}.")})
-        for part in ("fine_down", "middle_down", "coarse")
+        for part in ("fine_down", "middle_down", "coarse", "look")
     )
-    looks = len({name.split(".")[1] for name in weights if name.startswith("look.")})
     model = TinyGeometry(blocks=(fine, middle, coarse), looks=looks)
     model.load_state_dict(weights)
     return model.to(memory_format=torch.channels_last).eval()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,6 +21,7 @@ from spatia_env.model.autoencoder import TinyAutoencoder
 from spatia_env.model.checkpoints import PACKAGED, TINY, read_config
 from spatia_env.model.places import FALLING_CHANNELS, PLACE_CHANNELS
 from spatia_env.slam.geometry import TinyGeometry
+from spatia_env.train.files import write_tensors
 from spatia_env.train.geometry import LOOKS
 from spatia_env.train.ship import STAGES
 from spatia_env.train.world_model import SIZE_FILE, TransformerSize
@@ -58,7 +59,7 @@ def unpack(config: UnpackConfig) -> list[str]:
         folder = config.runs / stage
         folder.mkdir(parents=True, exist_ok=True)
         state = {f"model.{name}": value for name, value in _weights(config.checkpoint, stage).items()}
-        save_file(state, folder / "state.safetensors")
+        write_tensors(folder / "state.safetensors", state)
         if stage == "world-model":
             (folder / SIZE_FILE).write_text(json.dumps(_size(config.checkpoint)) + "\n")
         known = training.get(stage, {})
