@@ -15,6 +15,7 @@ from spatia_env.falling import FALLING_PLANES
 from spatia_env.ledger import Heard
 from spatia_env.memory.rendering import Render
 from spatia_env.model.places import falling_in_view, place_planes
+from spatia_env.slam.continuation import CONTINUED_PLANES, Continued
 from spatia_env.stopwatch import Stopwatch
 from spatia_env.world import WorldState
 
@@ -32,6 +33,7 @@ class ClipRequest:
         seed: Of the noise.
         places: Where things are along the path, float [20, T, h, w] (`model.places`).
         falling: Where flakes and balls would be, bool [2, T, H, W] (`falling`).
+        continued: How surfaces go on beyond the render, float [4, T, H, W] (`slam.continuation`), 0 where none does.
     """
 
     text: str
@@ -42,6 +44,7 @@ class ClipRequest:
     seed: int
     places: Tensor
     falling: Tensor
+    continued: Tensor
 
     @property
     def shape(self) -> tuple[tuple[int, ...], ...]:
@@ -51,13 +54,16 @@ class ClipRequest:
 
 @dataclass(frozen=True)
 class Pending:
-    """A step that waits for its clip; `view` is None where the world stands still and nothing is imagined."""
+    """A step that waits for its clip; `view` is None where the world stands still and nothing is imagined, and
+    `continued` where the model is not told how surfaces go on.
+    """
 
     watch: Stopwatch
     path: Tensor
     event: str = ""
     heard: Heard | None = None
     view: Render | None = None
+    continued: Continued | None = None
     references: Tensor | None = None
     scores: tuple[float, ...] = ()
     blocked: dict[str, Any] = field(default_factory=dict)
@@ -84,9 +90,12 @@ def request_clip(pending: Pending, state: WorldState, num_preceding: int, stride
     falling = torch.zeros(FALLING_PLANES, *view.known.shape, dtype=torch.bool)
     if pending.heard.falls:
         falling = falling_in_view(*seen, state.step)
+    continued = torch.zeros(CONTINUED_PLANES, *view.known.shape)
+    if pending.continued is not None:
+        continued = pending.continued.planes()
     return ClipRequest(
         pending.heard.text, view.rgb, view.known, pending.references, state.preceding_frames[-num_preceding:],
-        state.step_seed(), place_planes(*seen, height // stride, width // stride), falling,
+        state.step_seed(), place_planes(*seen, height // stride, width // stride), falling, continued,
     )  # fmt: skip
 
 
@@ -117,6 +126,7 @@ def _call(pipeline: Any, requests: Sequence[ClipRequest]) -> list[Tensor]:
         generators[0] if len(generators) == 1 else generators,
         torch.stack([request.places for request in requests]),
         torch.stack([request.falling.float() for request in requests]),
+        torch.stack([request.continued for request in requests]),
     )
     # Outside of the pipeline's inference mode: worlds keep these frames, and hash them by their version.
     return [_to_bytes(clip) for clip in video]

@@ -25,6 +25,7 @@ from spatia_env.memory.rendering import Render
 from spatia_env.memory.scene import Growth, SceneMemory
 from spatia_env.model.checkpoints import load_checkpoint
 from spatia_env.openings import load_geometry, open_saved, open_world
+from spatia_env.slam.continuation import continue_surfaces
 from spatia_env.slam.geometry import Geometry, GeometryEstimator, static_weight
 from spatia_env.slam.tracking import TrackResult
 from spatia_env.starts import open_oracle
@@ -174,8 +175,11 @@ class SpatiaEnv(gym.Env):
             return Pending(watch, path, blocked=blocked)
         heard = listen(event, state.step + 1, state.prompt, state.conditions, self.pipeline.reads_known_words)
         view = watch("render", world.render, path)
+        continued = None
+        if self.pipeline.reads_continued:
+            continued = watch("continue", continue_surfaces, view.rgb, view.depth, view.known, path, state.K)
         references, scores = watch("retrieve", world.retrieve, path, view, self.num_references)
-        return Pending(watch, path, event, heard, view, references, tuple(scores), blocked)
+        return Pending(watch, path, event, heard, view, continued, references, tuple(scores), blocked)
 
     def finish(self, pending: Pending, frames: Tensor | None = None) -> Step:
         """Understand and remember the clip u8 [T, H, W, 3] of a prepared step, and return what `step` returns."""

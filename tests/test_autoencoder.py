@@ -47,7 +47,7 @@ def test_what_the_map_knows_is_shown_as_it_is_where_the_light_rests(network, see
     raw, render, known = seen
     # Light up to a tenth off is the network's own noise.
     answer(network, share=8.0, light=0.9 * 2 * REST_OF_LIGHT)
-    shown, share, _ = network.decode_parts(raw, render, known)
+    shown, share, *_ = network.decode_parts(raw, render, known)
     half = WIDTH // 2
     torch.testing.assert_close(shown[..., :half], render[..., :half], atol=1e-5, rtol=0)
     assert share.amin() == 0 and share.amax() > 0.999
@@ -71,9 +71,9 @@ def test_learning_shows_the_same_pictures_and_its_slope_is_that_of_a_plain_sigmo
 ):
     monkeypatch.setattr("spatia_env.model.precision.knows_bfloat16", lambda: False)
     answer(network, share=1.2)
-    learning, share, _ = network.decode_parts(*seen)
+    learning, share, *_ = network.decode_parts(*seen)
     with torch.no_grad():
-        playing, steep, _ = network.decode_parts(*seen)
+        playing, steep, *_ = network.decode_parts(*seen)
     torch.testing.assert_close(learning, playing)
     torch.testing.assert_close(share, steep)
     assert float(steep.amax()) == pytest.approx(float(torch.sigmoid(torch.tensor(SHARE_SLOPE * 1.2))))

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from spatia_env.errors import ActionError
-from spatia_env.model.autoencoder import TinyAutoencoder
 from spatia_env.model.conditioning import Conditions, control_latents, sample_few_steps
 from spatia_env.model.transformer import SpatiaTransformer3DModel
 from spatia_env.train import distill
+from spatia_env.train.autoencoder import fresh_autoencoder
 from spatia_env.train.clips import Batch
 from spatia_env.train.data import DataConfig, render_data
 from spatia_env.train.distill import (
@@ -121,7 +121,7 @@ def test_a_run_folder_of_a_world_model_comes_out(tmp_path):
     """From recorded episodes and a world model's run to another run of the same form, and on from there."""
     episode = EpisodeConfig(clips=1, height=64, width=96)
     render_data(DataConfig(tmp_path / "data", count=1, workers=1, episode=episode))
-    autoencoder = TinyAutoencoder(falling_planes=2)
+    autoencoder = fresh_autoencoder()
     Trainer(autoencoder, LoopConfig(tmp_path / "autoencoder")).save()
     encode_episodes(autoencoder, tmp_path / "data")
     Trainer(WorldModel(tiny_transformer(), autoencoder), LoopConfig(tmp_path / "world-model")).save()

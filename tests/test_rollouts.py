@@ -6,7 +6,7 @@ import torch
 
 from spatia_env.env import SpatiaEnv
 from spatia_env.errors import ActionError, CheckpointError
-from spatia_env.model.autoencoder import TinyAutoencoder
+from spatia_env.train.autoencoder import fresh_autoencoder
 from spatia_env.train.clips import ClipStore, latent_row, read_pixels
 from spatia_env.train.data import DataConfig, EpisodeFile, render_data, to_model
 from spatia_env.train.encode import encode_episodes
@@ -142,7 +142,7 @@ def test_decline_pools_the_errors_of_all_episodes(config, played):
 
 def test_encoded_they_are_episodes_like_others(runs, config, played):
     torch.manual_seed(0)
-    assert encode_episodes(TinyAutoencoder(falling_planes=2), config.out) == 2
+    assert encode_episodes(fresh_autoencoder(), config.out) == 2
     store = ClipStore(config.out)
     row = latent_row(next(iter(store.episodes.values())), 1)
     assert row["clean"].shape == row["render"].shape == (48, 8, H // 16, W // 16)
@@ -153,7 +153,7 @@ def test_mixed_with_recorded_ones_they_give_their_own_frames_and_ask_for_what_ca
     runs, config, played
 ):
     torch.manual_seed(0)  # the network of the test before, whose latents may be there
-    network = TinyAutoencoder(falling_planes=2)
+    network = fresh_autoencoder()
     for folder in (config.data, config.out):
         encode_episodes(network, folder)
     store = ClipStore(config.data, config.out)

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from spatia_env.errors import ActionError
-from spatia_env.model.autoencoder import TinyAutoencoder
 from spatia_env.model.conditioning import Conditions
 from spatia_env.model.places import FALLING_CHANNELS, PLACE_CHANNELS
+from spatia_env.train.autoencoder import fresh_autoencoder
 from spatia_env.train.clips import Batch, Pixels
 from spatia_env.train.devices import device_of, to_device
 from spatia_env.train.distill import DistillConfig, distill_loss
@@ -54,7 +54,7 @@ def test_losses_stay_on_the_device_of_the_network(loss, monkeypatch):
     # A tensor on "meta" has no numbers, and none may be asked of it; nor does autocast know it.
     monkeypatch.setattr(torch.Tensor, "item", lambda self: 0.0)
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
-    model = WorldModel(tiny_transformer(SMALL), TinyAutoencoder(falling_planes=2)).to("meta")
+    model = WorldModel(tiny_transformer(SMALL), fresh_autoencoder()).to("meta")
     given = to_device(batch(), torch.device("meta"))
     generator = torch.Generator().manual_seed(0)
     assert device_of(model).type == "meta"

@@ -10,10 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from spatia_env.env import SpatiaEnv
 from spatia_env.errors import ActionError
-from spatia_env.model.autoencoder import TinyAutoencoder
 from spatia_env.model.checkpoints import PACKAGED, TINY
 from spatia_env.model.places import FALLING_CHANNELS, PLACE_CHANNELS
-from spatia_env.train.autoencoder import load_trained
+from spatia_env.train.autoencoder import fresh_autoencoder, load_trained
 from spatia_env.train.clips import (
     PRECEDING,
     ClipStore,
@@ -21,6 +20,7 @@ from spatia_env.train.clips import (
     draw_picks,
     draws,
     known_words,
+    read_pixels,
     training_batches,
 )
 from spatia_env.train.data import DataConfig, render_data
@@ -29,7 +29,7 @@ from spatia_env.train.episodes import EpisodeConfig
 from spatia_env.train.geometry import load_trained as load_geometry
 from spatia_env.train.lighting import relight
 from spatia_env.train.loop import LoopConfig, Trainer
-from spatia_env.train.unpack import UnpackConfig, unpack
+from spatia_env.train.unpack import TOLD_LATER, UnpackConfig, unpack
 from spatia_env.train.world_model import (
     TransformerSize,
     WorldModel,
@@ -51,7 +51,7 @@ def runs(tmp_path_factory):
     episode = EpisodeConfig(clips=2, height=H, width=W, event_share=1.0, quiet_share=0.0)
     assert render_data(DataConfig(folder / "data", count=2, workers=1, episode=episode)) == 2
     torch.manual_seed(0)
-    network = TinyAutoencoder(falling_planes=2)
+    network = fresh_autoencoder()
     Trainer(network, LoopConfig(folder / "autoencoder")).save()
     encode_episodes(network, folder / "data")
     return folder
@@ -208,9 +208,32 @@ def test_the_decoder_may_learn_alone(runs):
         states.append(load_file(out / "state.safetensors"))
     changed = {n for n in states[0] if n.startswith("model.") and not torch.equal(states[0][n], states[1][n])}
     assert changed and all(
-        ".autoencoder.decoder" in n or ".render_in" in n or ".falling_in" in n or ".head" in n
+        ".autoencoder.decoder" in n
+        or any(
+            part in n for part in (".render_in", ".falling_in", ".head", ".continued_in", ".continued_head")
+        )
         for n in changed
     )
+
+
+def test_frames_come_with_how_surfaces_go_on_beyond_their_render(runs):
+    store = ClipStore(runs / "data")
+    episode = next(iter(store.episodes.values()))
+    pixels = read_pixels([(episode, 1)], [(0, 0), (0, 5)])
+    on = pixels.continued[:, 3:] > 0
+    assert on.any() and pixels.continued.abs().max() <= 1
+    assert not (pixels.continued[:, :3].abs().amax(1, keepdim=True) > 0)[~on].any()
+    # The simulator's own depth is told to the map, so all that it knows is seen, and none of that is continued.
+    assert not (on & (pixels.known > 0) & (episode.file.get("map_depth", 1)[[0, 5]][:, None] > 0)).any()
+    lost = read_pixels([(episode, 1)], [(0, 0)], [True])
+    assert not lost.continued.any()
+
+
+def test_episodes_that_were_encoded_without_it_are_refused(runs, tmp_path):
+    for path in (runs / "data").glob("*.[sl]a*s"):
+        shutil.copy(path, tmp_path)
+    with pytest.raises(ActionError, match="spatia train encode"):
+        ClipStore(tmp_path)
 
 
 def test_a_clip_is_read_in_known_words_with_what_stands_behind_them():
@@ -253,19 +276,23 @@ def test_a_packaged_checkpoint_unpacks_to_runs_that_go_on(tmp_path):
 
 @pytest.fixture(scope="module")
 def older(tmp_path_factory):
-    """The packaged checkpoint as one that was never told what would fall, and whose geometry looks nowhere far."""
+    """The packaged checkpoint as one that was never told what would fall or how surfaces go on, and whose geometry
+    looks nowhere far.
+    """
     folder = tmp_path_factory.mktemp("older") / TINY
     shutil.copytree(PACKAGED / TINY, folder)
     config = json.loads((folder / "config.json").read_text())
     config["transformer"]["place_channels"] = PLACE_CHANNELS
-    del config["autoencoder"]["falling_planes"], config["geometry"]["looks"]
+    for name in ("falling_planes", "continued_planes"):
+        config["autoencoder"].pop(name, None)
+    del config["geometry"]["looks"]
     (folder / "config.json").write_text(json.dumps(config))
     transformer = load_file(folder / "transformer.safetensors")
     places = transformer["place_embedding.weight"]
     transformer["place_embedding.weight"] = places[:, FALLING_CHANNELS:].contiguous()
     save_file(transformer, folder / "transformer.safetensors")
     autoencoder = load_file(folder / "autoencoder.safetensors")
-    kept = {n: t for n, t in autoencoder.items() if not n.startswith("falling_in.")}
+    kept = {n: t for n, t in autoencoder.items() if not n.startswith(TOLD_LATER)}
     save_file(kept, folder / "autoencoder.safetensors")
     geometry = load_file(folder / "geometry.safetensors")
     save_file(
@@ -287,6 +314,7 @@ def test_training_goes_on_from_an_older_checkpoint_as_if_nothing_fell(older, tmp
     places = state["model.transformer.place_embedding.weight"]
     assert not places[:, :FALLING_CHANNELS].any() and places[:, FALLING_CHANNELS:].any()
     assert not state["model.autoencoder.falling_in.weight"].any()
+    assert not state["model.autoencoder.continued_in.weight"].any()
     model = WorldModel(tiny_transformer(), load_trained(tmp_path / "autoencoder"))
     assert Trainer(model, LoopConfig(out=tmp_path / "world-model")).step > 0
     looking = load_geometry(tmp_path / "geometry")

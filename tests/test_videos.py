@@ -10,9 +10,9 @@ import torch
 import mapanything_tiny
 from spatia_env.cameras import pose_error
 from spatia_env.errors import ActionError, DatasetError, DependencyError, VideoError
-from spatia_env.model.autoencoder import TinyAutoencoder
 from spatia_env.slam.geometry import SimulatorGeometry
 from spatia_env.train import videos
+from spatia_env.train.autoencoder import fresh_autoencoder
 from spatia_env.train.data import EpisodeFile
 from spatia_env.train.encode import encode_episodes
 from spatia_env.train.episodes import EpisodeConfig, record_episode
@@ -84,7 +84,7 @@ def test_a_second_call_keeps_what_is_there(made):
 
 def test_the_world_model_trains_on_it(made, tmp_path):
     torch.manual_seed(0)
-    network = TinyAutoencoder(falling_planes=2)
+    network = fresh_autoencoder()
     Trainer(network, LoopConfig(tmp_path / "autoencoder")).save()
     assert encode_episodes(network, made.out) == 1
     loop = LoopConfig(tmp_path / "world-model", max_steps=3, warmup=1, log_every=1)

@@ -156,7 +156,7 @@ class SwitchedEnv(SpatiaEnv):
         if self.show_render or view is None:
             return super().request(pending)
         nothing = Render(*(torch.zeros_like(part) for part in (view.rgb, view.depth, view.known)))
-        return super().request(dataclasses.replace(pending, view=nothing))
+        return super().request(dataclasses.replace(pending, view=nothing, continued=None))
 
     def _understand(self, frames: Tensor, path: Tensor, view: Render) -> Geometry:
         geometry = super()._understand(frames, path, view)

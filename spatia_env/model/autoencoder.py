@@ -21,15 +21,17 @@ HEAD_CHANNELS = 7
 
 SHARE_SLOPE = 3.0
 """Steepness of the render's share: a plain sigmoid mixed 15 % of imagined colour into surfaces that are known."""
+DOUBT = -1.0
+"""Logit with which a fresh decoder distrusts what continues the render."""
 REST_OF_LIGHT = 0.1
 """Changes of light (in log gain) below it are none: what the map remembers is then shown as it is. Without it and
 the slope, known pixels lay 1.3 dB lower; at 0.06, what was left of light was 95 % of the error after a return."""
 
 
-def zero(layer: nn.Conv2d) -> None:
-    """Start a layer at zero, so that what it adds is nothing until it has learnt something."""
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
+def zero(layer: nn.Conv2d, bias: float = 0.0) -> None:
+    """Start a layer at zero, or at a bias, so that what it adds is nothing until it has learnt something."""
+    for name, parameter in layer.named_parameters():
+        nn.init.constant_(parameter, bias if name == "bias" else 0.0)
 
 
 class ResidualBlock(nn.Module):
@@ -53,11 +55,13 @@ class Decoded(NamedTuple):
         shown: Images [N, 3, H, W].
         share: Of the render [N, 1, H, W]; None without a render.
         light: Gain of the render's colours in it, counted from black [N, 3, H, W]; None without a render.
+        beyond: Share of what continues the render [N, 1, H, W]; None without.
     """
 
     shown: Tensor
     share: Tensor | None = None
     light: Tensor | None = None
+    beyond: Tensor | None = None
 
 
 class TinyAutoencoder(ModelMixin, ConfigMixin):
@@ -69,6 +73,8 @@ class TinyAutoencoder(ModelMixin, ConfigMixin):
         encoder_blocks: Residual blocks at each stride of the encoder.
         decoder_blocks: Residual blocks at each stride of the decoder, from stride 16 up.
         falling_planes: Planes at pixel size that tell the decoder where small things would fall (`falling`).
+        continued_planes: 4 for a decoder that is told how surfaces go on beyond the render
+            (`slam.continuation.Continued.planes`), and may show them; 0 for one that is not.
     """
 
     spatial_stride = 16
@@ -82,6 +88,7 @@ class TinyAutoencoder(ModelMixin, ConfigMixin):
         encoder_blocks: tuple[int, int, int] = (2, 2, 2),
         decoder_blocks: tuple[int, int, int] = (2, 2, 3),
         falling_planes: int = 0,
+        continued_planes: int = 0,
     ) -> None:
         super().__init__()
         fine, middle, coarse = channels
@@ -114,6 +121,11 @@ class TinyAutoencoder(ModelMixin, ConfigMixin):
         if falling_planes:
             self.falling_in = nn.Conv2d(falling_planes * 16, fine, 3, padding=1)
             zero(self.falling_in)
+        if continued_planes:
+            self.continued_in = nn.Conv2d(continued_planes * 16, fine, 3, padding=1)
+            self.continued_head = nn.Conv2d(fine, 16, 3, padding=1)
+            zero(self.continued_in)
+            zero(self.continued_head, DOUBT)
         # Statistics of the raw latents, so that the world model sees zero mean and unit variance.
         self.register_buffer("latent_mean", torch.zeros(latent_channels))
         self.register_buffer("latent_std", torch.ones(latent_channels))
@@ -142,6 +154,7 @@ class TinyAutoencoder(ModelMixin, ConfigMixin):
         scene_render: Tensor | None = None,
         known: Tensor | None = None,
         falling: Tensor | None = None,
+        continued: Tensor | None = None,
     ) -> Tensor:
         """Frames [B, 3, T, H, W] in [-1, 1] of normalised latents [B, C, T, H/16, W/16].
 
@@ -151,12 +164,15 @@ class TinyAutoencoder(ModelMixin, ConfigMixin):
                 decoder may show it, relit, instead of drawing the surface from 48 numbers.
             known: Mask [B, 1, T, H, W], 1 where the render is covered.
             falling: Planes [B, 2, T, H, W], 1 where flakes and balls would be; ignored without `falling_planes`.
+            continued: Planes [B, 4, T, H, W] of how surfaces go on where the render is not known: colours in
+                [-1, 1], and nearness, 0 where none does; ignored without `continued_planes`.
         """
         z = self.denormalise(_to_images(latents))
         render = None if scene_render is None else _to_images(scene_render)
         mask = None if known is None else _to_images(known)
         falls = None if falling is None else _to_images(falling)
-        return _to_video(self.decode_parts(z, render, mask, falls).shown, latents.shape[0])
+        goes_on = None if continued is None else _to_images(continued)
+        return _to_video(self.decode_parts(z, render, mask, falls, goes_on).shown, latents.shape[0])
 
     def decode_raw(self, raw: Tensor, render: Tensor | None = None, known: Tensor | None = None) -> Tensor:
         """Images [N, 3, H, W] of raw latents [N, C, h, w], a render [N, 3, H, W] and its mask [N, 1, H, W]."""
@@ -168,8 +184,11 @@ class TinyAutoencoder(ModelMixin, ConfigMixin):
         render: Tensor | None = None,
         known: Tensor | None = None,
         falling: Tensor | None = None,
+        continued: Tensor | None = None,
     ) -> Decoded:
-        """As `decode_raw`, with the planes [N, 2, H, W] of what would fall; says what is the render's, too."""
+        """As `decode_raw`, with the planes [N, 2, H, W] of what would fall and [N, 4, H, W] of what goes on beyond the
+        render; says what is the render's, too.
+        """
         # What is known is shown by the fine part, which stays exact; backward convolutions would be slower.
         with reduced(raw.device, wanted=not torch.is_grad_enabled()):
             x = self.decoder_coarse(raw.contiguous(memory_format=torch.channels_last)).to(raw.dtype)
@@ -177,15 +196,25 @@ class TinyAutoencoder(ModelMixin, ConfigMixin):
             x = x + self.falling_in(F.pixel_unshuffle(falling, 4))
         if render is not None and known is not None:
             x = x + self.render_in(F.pixel_unshuffle(torch.cat([render * known, known], dim=1), 4))
-        planes = F.pixel_shuffle(self.head(self.decoder_fine(x)), 4)
+        if render is None or known is None or not self.config.continued_planes:
+            continued = None
+        if continued is not None:
+            x = x + self.continued_in(F.pixel_unshuffle(continued, 4))
+        features = self.decoder_fine(x)
+        planes = F.pixel_shuffle(self.head(features), 4)
         colour = planes[:, :3]
         if render is None or known is None:
             return Decoded(colour)
         # Work in [0, 1] where light is a gain: night, fog and coloured lamps scale what the map remembers.
         share = _steep(planes[:, 3:4]) * known
         light = F.softshrink(math.log(2) + F.logsigmoid(planes[:, 4:]), REST_OF_LIGHT).exp()
+        beyond = None
+        if continued is not None:
+            goes_on = (continued[:, 3:] > 0).to(known.dtype) * (1 - known)
+            beyond = _steep(F.pixel_shuffle(self.continued_head(features), 4)) * goes_on
+            colour = colour + beyond * ((continued[:, :3] + 1) * light - 1 - colour)
         lit = (render + 1) * light - 1
-        return Decoded(colour + share * (lit - colour), share, light)
+        return Decoded(colour + share * (lit - colour), share, light, beyond)
 
 
 def _steep(logit: Tensor) -> Tensor:

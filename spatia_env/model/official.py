@@ -47,6 +47,7 @@ class SpatiaWanPipeline(SpatiaPipeline):
     """
 
     reads_known_words = False
+    reads_continued = False
 
     def __init__(
         self,
@@ -75,6 +76,7 @@ class SpatiaWanPipeline(SpatiaPipeline):
         generator: torch.Generator | list[torch.Generator] | None = None,
         places: Tensor | None = None,
         falling: Tensor | None = None,
+        continued: Tensor | None = None,
     ) -> Tensor:
         """Generate the next clip of B worlds, one after the other.
 
@@ -90,6 +92,7 @@ class SpatiaWanPipeline(SpatiaPipeline):
             generator: Source of the noise on the CPU, one for all or one per world.
             places: Not used: the released weights were trained without.
             falling: Likewise.
+            continued: Likewise.
 
         Returns:
             The new frames [B, 3, T, H, W] in [-1, 1].

@@ -53,6 +53,11 @@ class SpatiaPipeline(DiffusionPipeline):
         self.register_modules(transformer=transformer, autoencoder=autoencoder, text_encoder=text_encoder)
         self.shape, self.sigmas = shape or ClipShape(), tuple(sigmas)
 
+    @property
+    def reads_continued(self) -> bool:
+        """Whether its decoder is told how surfaces go on beyond the render (`slam.continuation`)."""
+        return bool(self.autoencoder.config.continued_planes)
+
     @torch.inference_mode()
     def __call__(
         self,
@@ -64,6 +69,7 @@ class SpatiaPipeline(DiffusionPipeline):
         generator: torch.Generator | list[torch.Generator] | None = None,
         places: Tensor | None = None,
         falling: Tensor | None = None,
+        continued: Tensor | None = None,
     ) -> Tensor:
         """Generate the next clip of B worlds.
 
@@ -78,6 +84,8 @@ class SpatiaPipeline(DiffusionPipeline):
             places: Where things are along the new path [B, 20, T, h, w] (`places.place_planes`), for a checkpoint that
                 reads it; others ignore it.
             falling: Where flakes and balls would be [B, 2, T, H, W], 0 or 1 (`falling.falling_planes`), likewise.
+            continued: How surfaces go on where the render is not covered [B, 4, T, H, W]
+                (`slam.continuation.Continued.planes`), likewise.
 
         Returns:
             New frames [B, 3, T, H, W] in [-1, 1].
@@ -89,7 +97,7 @@ class SpatiaPipeline(DiffusionPipeline):
             prompt, scene_render, known, reference_frames, preceding_frames, places, falling
         )
         latents = sample_few_steps(self.transformer, conditions, list(self.sigmas), generator)
-        return self.autoencoder.decode(latents, scene_render, known, falling).clamp(-1, 1)
+        return self.autoencoder.decode(latents, scene_render, known, falling, continued).clamp(-1, 1)
 
     def condition(
         self,

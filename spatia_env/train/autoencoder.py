@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from spatia_env.errors import ActionError
 from spatia_env.falling import FALLING_PLANES
 from spatia_env.model.autoencoder import TinyAutoencoder
+from spatia_env.slam.continuation import CONTINUED_PLANES
 from spatia_env.train.data import EpisodeStore, frame_batches, to_model
 from spatia_env.train.devices import device_of
 from spatia_env.train.loop import LoopConfig, Trainer, averaged_state
@@ -43,10 +44,10 @@ class AutoencoderConfig:
 def train_autoencoder(config: AutoencoderConfig) -> dict[str, float]:
     """Train until the minutes are used up; returns the dev figures."""
     torch.manual_seed(config.seed)
-    model = TinyAutoencoder(falling_planes=FALLING_PLANES).to(memory_format=torch.channels_last)
+    model = fresh_autoencoder().to(memory_format=torch.channels_last)
     # What sees the render and what would fall learns later, with the world model, when there is something to see.
-    model.render_in.requires_grad_(False)
-    model.falling_in.requires_grad_(False)
+    for part in (model.render_in, model.falling_in, model.continued_in, model.continued_head):
+        part.requires_grad_(False)
     trainer = Trainer(model, config.loop)
     rng = np.random.default_rng([config.seed, trainer.step])
     figures = trainer.run(
@@ -55,9 +56,14 @@ def train_autoencoder(config: AutoencoderConfig) -> dict[str, float]:
     return figures
 
 
+def fresh_autoencoder() -> TinyAutoencoder:
+    """The embedded default's autoencoder, untrained, with all that its decoder can be told."""
+    return TinyAutoencoder(falling_planes=FALLING_PLANES, continued_planes=CONTINUED_PLANES)
+
+
 def load_trained(run: Path) -> TinyAutoencoder:
     """The autoencoder of a run folder, with averaged weights."""
-    model = TinyAutoencoder(falling_planes=FALLING_PLANES)
+    model = fresh_autoencoder()
     weights = averaged_state(run)
     model.load_state_dict(weights)
     return model.to(memory_format=torch.channels_last)

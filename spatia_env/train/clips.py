@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -51,6 +52,7 @@ class Pixels:
         weight: of the error [N, 1, H, W].
         moving: what moves, bool [N, H, W].
         falling: where flakes and balls would be, 0 or 1 [N, 2, H, W].
+        continued: how surfaces go on beyond the render [N, 4, H, W].
     """
 
     row: Tensor
@@ -61,6 +63,7 @@ class Pixels:
     weight: Tensor
     moving: Tensor
     falling: Tensor
+    continued: Tensor
 
 
 @dataclass(frozen=True)
@@ -84,12 +87,25 @@ class EncodedEpisode:
         # Of a played episode (`rollouts`): its own frames are given, and not all of the truth is asked for.
         self.own, self.trust = latents.get("own", self.frames), latents.get("trust")
         self.file = EpisodeStore.open_path(path)
+        self.beyond = _open_continued(path)
         self.clips = self.file.meta["clips"]
         self.references = self.file.get("references", slice(None))
 
     def falling(self, frames: slice) -> Tensor:
         """Where flakes and balls would be in frames of the clips, 0 or 1 [n, 2, H, W]."""
         return torch.from_numpy(np.unpackbits(self.bits[frames].numpy(), axis=-1)).float()
+
+    def continued(self, clip: int, time: int) -> Tensor:
+        """How surfaces go on beyond the render of a frame of a clip [4, H, W] (`Continued.planes`)."""
+        values = self.beyond[clip, time].movedim(-1, 0).float() / 255
+        return torch.cat([(2 * values[:3] - 1) * (values[3:] > 0), values[3:]])
+
+
+def _open_continued(path: Path) -> Any:
+    beside = path.with_suffix(".continued")
+    if not beside.exists():
+        raise ActionError(f"{beside} is missing; run `spatia train encode` for its folder again.")
+    return safe_open(beside, framework="pt").get_slice("continued")
 
 
 class ClipStore:
@@ -245,7 +261,7 @@ def read_pixels(
 ) -> Pixels:
     """The pixels of frames `picks` (clip of the batch, frame of the clip); a map that is forgotten is black."""
     parts: dict[str, list[Tensor]] = {
-        name: [] for name in ("frames", "render", "known", "moving", "trust", "falling")
+        name: [] for name in ("frames", "render", "known", "moving", "trust", "falling", "continued")
     }
     for row, time in picks:
         (episode, clip), lost = clips[row], bool(forgets and forgets[row])
@@ -255,6 +271,8 @@ def read_pixels(
         known = episode.file.get_at("known", clip, time)
         parts["render"].append(torch.full_like(render, -1.0) if lost else render)
         parts["known"].append(torch.zeros_like(known) if lost else known)
+        continued = episode.continued(clip, time)
+        parts["continued"].append(torch.zeros_like(continued) if lost else continued)
         parts["moving"].append(episode.file.get("dynamic", frame))
         parts["falling"].append(episode.falling(slice(frame - 1, frame))[0])
         asked = None if episode.trust is None else episode.file.get_at("trust", clip, time)
@@ -270,6 +288,7 @@ def read_pixels(
         (1 + MOVER_WEIGHT * stacked["moving"].float()[:, None]) * stacked["trust"].float()[:, None],
         stacked["moving"],
         stacked["falling"],
+        stacked["continued"],
     )
 
 

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from spatia_env.model.autoencoder import TinyAutoencoder
 from spatia_env.model.conditioning import known_planes
 from spatia_env.model.places import falling_in_view, place_planes
+from spatia_env.slam.continuation import continue_surfaces
 from spatia_env.train.autoencoder import load_trained
 from spatia_env.train.data import EpisodeFile, EpisodeStore, to_model
 from spatia_env.train.episodes import FRAMES
@@ -36,20 +37,36 @@ def encode_folders(config: EncodeConfig) -> int:
 
 
 def encode_episodes(autoencoder: TinyAutoencoder, folder: Path) -> int:
-    """Write `<seed>.latents` beside each episode that has none; returns how many.
+    """Write `<seed>.latents` and `<seed>.continued` beside each episode that has none; returns how many were encoded.
 
-    It holds f16 latents of `frames` [1+8n, C, h, w] and of `render` [8n, C, h, w], the render's coverage
+    The first holds f16 latents of `frames` [1+8n, C, h, w] and of `render` [8n, C, h, w], the render's coverage
     `planes` [8n, 16, h, w], its `places` [8n, 20, h, w], the share `moving` [1+8n, h, w] of what moves, and u8
-    `falling` [8n, 2, H, W/8], in bits, where flakes and balls would be.
+    `falling` [8n, 2, H, W/8], in bits, where flakes and balls would be. The second holds u8 `continued`
+    [n, 8, H, W, 4]: how surfaces go on beyond the render (`slam.continuation`), colours and nearness in 255ths.
     """
     written = 0
     for path in tqdm(sorted(folder.glob("*.safetensors")), desc=f"encode {folder.name}", mininterval=5):
-        target = path.with_suffix(".latents")
-        if target.exists():
-            continue
-        write_tensors(target, {n: half(t) for n, t in encode(autoencoder, path).items()})
-        written += 1
+        latents, continued = path.with_suffix(".latents"), path.with_suffix(".continued")
+        if not latents.exists():
+            write_tensors(latents, {n: half(t) for n, t in encode(autoencoder, path).items()})
+            written += 1
+        if not continued.exists():
+            write_tensors(continued, {"continued": continued_bytes(EpisodeStore.open_path(path))})
     return written
+
+
+def continued_bytes(episode: EpisodeFile) -> Tensor:
+    """What goes on beyond the renders of an episode, as it is kept."""
+    c2w, K = episode.get("c2w", slice(None)), episode.get("K", slice(None))
+    clips = []
+    for number in range(episode.num_clips):
+        rgb = episode.get("render", number).movedim(-1, 1).float() / 255
+        depth, known = episode.get("map_depth", number).float(), episode.get("known", number)
+        path = c2w[1 + FRAMES * number : 1 + FRAMES * (number + 1)]
+        found = continue_surfaces(rgb, depth, known, path, K)
+        planes = torch.cat([found.rgb.movedim(1, -1), found.planes()[3, ..., None]], dim=-1)
+        clips.append((planes * 255).round().to(torch.uint8))
+    return torch.stack(clips)
 
 
 def encode_images(autoencoder: TinyAutoencoder, images: Tensor) -> Tensor:

@@ -16,15 +16,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from spatia_env.errors import ActionError
-from spatia_env.falling import FALLING_PLANES
-from spatia_env.model.autoencoder import TinyAutoencoder
 from spatia_env.model.checkpoints import PACKAGED, TINY, read_config
 from spatia_env.model.places import FALLING_CHANNELS, PLACE_CHANNELS
 from spatia_env.slam.geometry import TinyGeometry
+from spatia_env.train.autoencoder import fresh_autoencoder
 from spatia_env.train.files import write_tensors
 from spatia_env.train.geometry import LOOKS
 from spatia_env.train.ship import STAGES
 from spatia_env.train.world_model import SIZE_FILE, TransformerSize
+
+TOLD_LATER = ("falling_in.", "continued_in.", "continued_head.")
+"""Parts of the autoencoder that older checkpoints have not."""
 
 
 @dataclass(frozen=True)
@@ -97,15 +99,15 @@ def _single(path: Path) -> dict[str, Tensor]:
 
 
 def _grown(part: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of a network that may be older than the planes of what would fall, or than looks over the whole
-    picture: what is new begins without effect.
+    """Weights of a network that may be older than the planes of what would fall, what goes on beyond the render, or
+    looks over the whole picture: what is new begins without effect.
     """
     places = tensors.get("place_embedding.weight")
     if part == "transformer" and places is not None and places.shape[1] == PLACE_CHANNELS:
         return tensors | {"place_embedding.weight": F.pad(places, (0, 0, 0, 0, 0, 0, FALLING_CHANNELS, 0))}
-    if part == "autoencoder" and "falling_in.weight" not in tensors:
-        fresh = TinyAutoencoder(falling_planes=FALLING_PLANES).falling_in.state_dict()
-        return tensors | {f"falling_in.{name}": value for name, value in fresh.items()}
+    if part == "autoencoder":
+        fresh = fresh_autoencoder().state_dict()
+        return {n: t for n, t in fresh.items() if n.startswith(TOLD_LATER)} | tensors
     if part == "geometry" and not any(name.startswith("look.") for name in tensors):
         looks = TinyGeometry(looks=LOOKS).look.state_dict()
         return tensors | {f"look.{name}": value for name, value in looks.items()}

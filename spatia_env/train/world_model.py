@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from spatia_env.errors import ActionError
 from spatia_env.model.autoencoder import TinyAutoencoder
@@ -24,19 +25,22 @@ from spatia_env.train.autoencoder import load_trained, photo_batches
 from spatia_env.train.clips import (
     Batch,
     ClipStore,
+    Pixels,
     dev_batches,
     training_batches,
 )
 from spatia_env.train.detail import detail_loss
 from spatia_env.train.devices import device_of, to_device
-from spatia_env.train.lighting import relight, render_loss
+from spatia_env.train.lighting import Relit, relight, render_loss
 from spatia_env.train.loop import LoopConfig, Trainer, averaged_state
 
 SIZE_FILE = "transformer.json"
 UNKNOWN_DETAIL = 0.05
 """Weight of local contrasts where the map shows nothing and nothing moves: soft colour would be hatched."""
+PATTERN = 9
+"""Pixels along each side of a square within which a pattern may lie elsewhere."""
 FRESH_PACE = 3.0
-"""That of what the decoder begins without: where small things fall."""
+"""That of what the decoder begins without: where small things fall, and how surfaces go on."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,9 @@ class WorldModelConfig:
     pixel_weight: float = 1.0
     """weight of the pixel loss (L1 in [-1, 1]) beside the latent loss"""
     share_weight: float = 0.05
-    """weight of the share of the render that shows before what moves, and of what is missing of it elsewhere"""
+    """weight of the share of the render that shows before what moves, and of what is missing of it elsewhere; and of
+    what goes on beyond it, likewise
+    """
     detail_weight: float = 1.0
     """weight of the difference of local contrasts (`detail`), so that the mean of many specks is not a haze"""
     noisy_share: float = 0.2
@@ -159,7 +165,7 @@ def train_world_model(config: WorldModelConfig) -> dict[str, float]:
 
 def pace(name: str, decoder_pace: float) -> float:
     """The multiple of the learning rate that a parameter takes."""
-    if name.startswith("autoencoder.falling_in."):
+    if name.startswith(("autoencoder.falling_in.", "autoencoder.continued_")):
         return FRESH_PACE
     return decoder_pace if name.startswith("autoencoder.") else 1.0
 
@@ -207,12 +213,16 @@ def world_loss(
         predicted = _predict(model.transformer, batch, config.noisy_share, generator)
     latent_loss = ((predicted - clean).square() * batch.weight).mean()
     raw = model.autoencoder.denormalise(predicted[pixels.row, :, pixels.time])
-    shown, share, light = model.autoencoder.decode_parts(raw, pixels.render, pixels.known, pixels.falling)
-    assert share is not None and light is not None
+    shown, share, light, beyond = model.autoencoder.decode_parts(
+        raw, pixels.render, pixels.known, pixels.falling, pixels.continued
+    )
+    assert share is not None and light is not None and beyond is not None
     pixel_loss = ((shown - pixels.frames).abs() * pixels.weight).mean()
     with torch.no_grad():
         relit = relight(pixels.render, pixels.frames, pixels.known, pixels.moving)
+        goes_on = relight_beyond(pixels, relit)
     share_loss = render_loss(share, light, relit, pixels.known, pixels.moving)
+    beyond_loss = render_loss(beyond, light, goes_on, beyond_known(pixels), pixels.moving)
     sure = torch.maximum(pixels.known, pixels.moving[:, None].to(pixels.known.dtype))
     contrast_loss = detail_loss(
         shown, pixels.frames, pixels.weight * (UNKNOWN_DETAIL + (1 - UNKNOWN_DETAIL) * sure)
@@ -221,13 +231,35 @@ def world_loss(
     loss = (
         latent_loss
         + config.pixel_weight * pixel_loss
-        + config.share_weight * share_loss
+        + config.share_weight * (share_loss + beyond_loss)
         + config.detail_weight * contrast_loss
         + config.restore_weight * restore_loss
     )
-    parts = {"latent": latent_loss, "pixel": pixel_loss, "share": share_loss}
+    parts = {"latent": latent_loss, "pixel": pixel_loss, "share": share_loss, "beyond": beyond_loss}
     parts |= {"detail": contrast_loss, "restore": restore_loss}
     return loss, {name: part.item() for name, part in parts.items()}
+
+
+def beyond_known(pixels: Pixels) -> Tensor:
+    """Where surfaces go on beyond what the render knows, 0 or 1 [N, 1, H, W]."""
+    return (pixels.continued[:, 3:] > 0).float() * (1 - pixels.known)
+
+
+def relight_beyond(pixels: Pixels, relit: Relit) -> Relit:
+    """How frames are explained by what goes on beyond the render; whether the light is plain, the render says.
+
+    Means over squares of `PATTERN` pixels are compared: a pattern that goes on is right though its tiles lie elsewhere.
+    """
+    beyond = beyond_known(pixels)
+    picture = torch.where(beyond > 0, pixels.continued[:, :3], pixels.render)
+    covered = torch.maximum(pixels.known, beyond)
+
+    def soft(values: Tensor) -> Tensor:
+        return F.avg_pool2d(values, PATTERN, 1, PATTERN // 2, count_include_pad=False)
+
+    share = soft(covered).clamp_min(1e-3)
+    compared = soft(picture * covered) / share, soft(pixels.frames * covered) / share
+    return relight(*compared, covered, pixels.moving)._replace(plain=relit.plain)
 
 
 def _restore_loss(autoencoder: TinyAutoencoder, latents: Tensor, frames: Tensor, photos: Tensor) -> Tensor:
@@ -275,7 +307,7 @@ def evaluate(model: WorldModel, batches: list[Batch], sigmas: tuple[float, ...] 
             model.transformer, batch.conditions, list(sigmas), torch.Generator().manual_seed(0)
         )
         raw = model.autoencoder.denormalise(latents[p.row, :, p.time])
-        shown = model.autoencoder.decode_parts(raw, p.render, p.known, p.falling).shown
+        shown = model.autoencoder.decode_parts(raw, p.render, p.known, p.falling, p.continued).shown
         known = p.known[:, 0] > 0.5
         note("observed", shown, p.frames, known & ~p.moving)
         note("unobserved", shown, p.frames, ~known & ~p.moving)
