@@ -7,7 +7,7 @@ import torch
 from spatia_env.cameras import intrinsics_from_fov, look_at, path_from_twist, pixel_rays
 from spatia_env.env import SpatiaEnv
 from spatia_env.model.autoencoder import TinyAutoencoder
-from spatia_env.slam.continuation import CONTINUED_PLANES, bounding, continue_surfaces, first_met
+from spatia_env.slam.continuation import CONTINUED_PLANES, Bound, continue_surfaces, find_bounds, first_met
 from spatia_env.slam.planes import Plane
 
 H, W, T = 60, 80, 3
@@ -30,8 +30,8 @@ def scene():
     path = path_from_twist(start, torch.tensor([0.0, 0.0, 0.0, 0.0, 0.25, 0.0]), T)
     rays = torch.einsum("tij,hwj->thwi", path[:, :3, :3], pixel_rays(K, H, W))
     met, _ = first_met(
-        [FLOOR, WALL], path[:, None, None, :3, 3].expand(rays.shape).reshape(-1, 3).numpy(),
-        rays.reshape(-1, 3).numpy(), 99.0,
+        [Bound(FLOOR), Bound(WALL)], path[:, None, None, :3, 3].expand(rays.shape).reshape(-1, 3).numpy(),
+        rays.reshape(-1, 3).numpy(),
     )  # fmt: skip
     depth = torch.from_numpy(met).view(T, H, W)
     depth = torch.where(depth.isfinite(), depth, torch.zeros(()))
@@ -79,18 +79,35 @@ def test_nothing_goes_on_from_nothing_or_beyond_everything(share):
     assert not found.depth[~sky if share else sky | ~sky].any()
 
 
+def scattered(low, high, count=2000):
+    return np.random.default_rng(0).uniform(low, high, (count, 3)).astype(np.float32)
+
+
 def test_a_table_top_does_not_go_on():
-    rng = np.random.default_rng(0)
-    floor = np.concatenate([rng.uniform(-2, 2, (3000, 2)), np.full((3000, 1), -1.4)], 1)
-    table = np.concatenate([rng.uniform(0, 1, (900, 2)), np.full((900, 1), -0.7)], 1)
+    floor = scattered((-2, -2, -1.401), (2, 2, -1.399))
+    table = scattered((0, 0, -0.701), (1, 1, -0.699), 600)
     planes = [FLOOR, Plane(np.array([0.0, 0.0, 1.0]), -0.7)]
-    assert bounding(planes, np.concatenate([floor, table]), np.zeros(3)) == [FLOOR]
+    bounds, backdrop = find_bounds(planes, np.concatenate([floor, table]), np.zeros(3, np.float32))
+    assert [bound.plane for bound in bounds] == [FLOOR] and not backdrop.any()
 
 
-def test_walls_end_above_the_highest_thing_known():
+def test_a_hedge_ends_where_the_sky_is_seen_over_it_and_a_wall_does_not():
+    hedge = scattered((-3, 2.99, -1.4), (3, 3.01, 0.5))
+    sky = scattered((-4, 5.9, 2.0), (4, 6.1, 4.0), 500)
+    eye = np.zeros(3, np.float32)
+    (bound,), backdrop = find_bounds([WALL], np.concatenate([hedge, sky]), eye)
+    assert bound.top == pytest.approx(0.5, abs=0.1)
+    assert backdrop[2000:].all() and not backdrop[:2000].any()
+    (bound,), backdrop = find_bounds([WALL], hedge, eye)
+    assert bound.top > 1.5 and not backdrop.any()
+    beside = scattered((3.5, 5.9, -1.0), (5, 6.1, 0.4), 500)
+    assert find_bounds([WALL], np.concatenate([hedge, beside]), eye)[0] == []
+
+
+def test_rays_pass_over_what_ends():
     origins = np.zeros((2, 3), np.float32)
     rays = np.array([[0, 1, 0.1], [0, 1, 0.9]], np.float32)
-    met, which = first_met([FLOOR, WALL], origins, rays, top=1.0)
+    met, which = first_met([Bound(FLOOR), Bound(WALL, 1.0)], origins, rays)
     assert which.tolist() == [1, -1] and met[0] == pytest.approx(3.0) and np.isinf(met[1])
 
 

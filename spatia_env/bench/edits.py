@@ -30,7 +30,7 @@ def measure_edit(context: Context, scene: int, row: Row) -> Measured:
     for name, (edit, wanted) in edits.items():
         shown = memory_edits.play(env, truth, edit)[-LAST:]
         frames, changed = wanted.frames[-LAST:], wanted.changed[-LAST:]
-        if changed.sum() < memory_edits.MIN_PIXELS * LAST:
+        if changed.mean() < memory_edits.LEAST_CHANGED:
             continue
         elsewhere = ~memory_edits.grown(changed, 3)
         values[f"{name}_inside"] = metrics.psnr(shown, frames, changed)

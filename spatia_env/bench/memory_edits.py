@@ -30,7 +30,8 @@ PAINTED, CUBE = 0.8, 0.3
 """Edges in metres of the box that is painted and of the cube that is put in."""
 FACES = tuple(tuple(round(shade * c) for c in (210, 160, 90)) for shade in (0.75, 0.85, 0.65, 0.9, 0.55, 1.0))
 """Colours of the cube's sides, one colour under a light from above: -X, +X, -Y, +Y, -Z, +Z."""
-MIN_PIXELS = 50
+LEAST_CHANGED = 0.003
+"""Share of the pictures that an edit must change to be judged."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def probe_edits(setting: Setting) -> Probed:
                 wanted.frames[-LAST:],
                 wanted.changed[-LAST:],
             )
-            if changed.sum() < MIN_PIXELS * LAST:
+            if changed.mean() < LEAST_CHANGED:
                 continue
             elsewhere = ~grown(changed, 3)
             inside[name][seed] = metrics.psnr(shown, frames, changed)

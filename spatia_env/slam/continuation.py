@@ -22,15 +22,28 @@ LEAST_KNOWN = 0.02
 FARTHEST = 10.0
 """Metres; what a plane shows beyond is too fine a pattern."""
 NEAREST = 0.1
-BEYOND, BEYOND_METRES = 0.03, 0.08
-"""A plane bounds a scene if at most this share of what is known lies so far behind it."""
-ABOVE_TOP = 0.1
-"""Metres by which walls go on above the highest thing that is known: a hedge ends, and so may a wall."""
+BEHIND, BEHIND_METRES = 0.03, 0.15
+"""A plane bounds a scene if at most this share of what is known lies so far behind it, not counting what is seen over
+a wall's top.
+"""
+ENDS = 0.05
+"""Share of what is known that must be seen over a wall for it to end there."""
+LAYER, SPARSE = 0.1, 0.1
+"""Metres of height over which a wall's points are counted, and the share of the densest layer below which it ends."""
+TALLEST = 2.0
+"""Metres above the eye at which walls end that are not known to."""
+PARALLEL, APART = 0.98, 0.2
+"""Cosine and metres within which two planes are one."""
+SKIN = 0.08
+"""Metres from a plane within which its picture is taken: depth errs more than a plane's own measure."""
+LEAST_BACKDROP = 0.02
+"""Share of what is known that must be seen over walls (sky, hills) to go on around the camera."""
+METRES_A_RADIAN = 3.0
+"""The backdrop's pattern is looked for in angles, as if it hung so far away."""
 LEAST_SAMPLES, LEAST_PIXELS = 100, 20
 """Known and wanted pixels of a plane that is continued."""
 SAMPLED = 128
 """About so many columns of the known pixels are read, however wide the picture."""
-SAMPLED_POINTS = 4000
 CONTINUED_PLANES = 4
 """Planes of `Continued.planes`."""
 SCALE = 4.0
@@ -56,6 +69,14 @@ class Continued:
         return torch.cat([colour.transpose(0, 1), (on * SCALE / (SCALE + self.depth))[None]])
 
 
+@dataclass(frozen=True)
+class Bound:
+    """A plane that bounds a scene, and the height in metres at which it ends if it is a wall."""
+
+    plane: Plane
+    top: float = np.inf
+
+
 def continue_surfaces(rgb: Tensor, depth: Tensor, known: Tensor, c2w: Tensor, K: Tensor) -> Continued:
     """Continue what a clip's render shows into what it does not.
 
@@ -72,58 +93,102 @@ def continue_surfaces(rgb: Tensor, depth: Tensor, known: Tensor, c2w: Tensor, K:
     if float(holes.float().mean()) < LEAST_HOLES or float(seen.float().mean()) < LEAST_KNOWN:
         return out
     points, colours = _samples(rgb, depth, seen, c2w, K)
-    planes = bounding(find_planes(points), points, c2w[:, :3, 3].mean(0).double().numpy())
-    if not planes:
-        return out
+    eye = c2w[:, :3, 3].mean(0).numpy()
+    bounds, backdrop = find_bounds(find_planes(points), points, eye)
     frame, row, column = (index.numpy() for index in holes.nonzero(as_tuple=True))
     rays = pixel_rays(K, *known.shape[-2:]).numpy()[row, column]
     rays = np.einsum("nij,nj->ni", c2w[:, :3, :3].numpy()[frame], rays)
     origins = c2w[:, :3, 3].numpy()[frame]
-    top = float(np.quantile(points[:, 2], 0.995)) + ABOVE_TOP
-    met, which = first_met(planes, origins, rays, top)
-    for number, plane in enumerate(planes):
-        on = np.abs(points @ plane.normal.astype(np.float32) - plane.offset) < THICKNESS
+    met, which = first_met(bounds, origins, rays)
+
+    def show(mine: np.ndarray, z: np.ndarray, on: np.ndarray, at: np.ndarray, wanted: np.ndarray) -> None:
+        if on.sum() >= LEAST_SAMPLES and len(mine) >= LEAST_PIXELS:
+            found = continue_pattern(at, colours[on], wanted)
+            where = (frame[mine], row[mine], column[mine])
+            out.rgb.permute(0, 2, 3, 1)[where] = torch.from_numpy(found).clamp(0, 1)
+            out.depth[where] = torch.from_numpy(z)
+
+    for number, bound in enumerate(bounds):
+        normal, axes = bound.plane.normal.astype(np.float32), _axes(bound.plane)
+        on = np.abs(points @ normal - bound.plane.offset) < SKIN
         (mine,) = np.nonzero(which == number)
-        if on.sum() < LEAST_SAMPLES or len(mine) < LEAST_PIXELS:
-            continue
-        axes = _axes(plane)
         wanted = (origins[mine] + met[mine, None] * rays[mine]) @ axes
-        found = continue_pattern(points[on] @ axes, colours[on], wanted)
-        at = (frame[mine], row[mine], column[mine])
-        out.rgb.permute(0, 2, 3, 1)[at] = torch.from_numpy(found).clamp(0, 1)
-        out.depth[at] = torch.from_numpy(met[mine])
+        show(mine, met[mine], on, points[on] @ axes, wanted)
+    if backdrop.mean() >= LEAST_BACKDROP:
+        (mine,) = np.nonzero(which < 0)
+        away = points[backdrop] - eye
+        z = float(np.median(np.linalg.norm(away, axis=1))) / np.linalg.norm(rays[mine], axis=1)
+        show(mine, z, backdrop, _angles(away, away.mean(0)), _angles(rays[mine], away.mean(0)))
     return out
 
 
-def bounding(planes: list[Plane], points: np.ndarray, eye: np.ndarray) -> list[Plane]:
-    """Those of some planes behind which, as seen from `eye` [3], nearly nothing of `points` [N, 3] lies."""
-    points = points[:: max(1, len(points) // SAMPLED_POINTS)]
+def find_bounds(planes: list[Plane], points: np.ndarray, eye: np.ndarray) -> tuple[list[Bound], np.ndarray]:
+    """Those of some planes behind which, as seen from `eye` [3], nearly nothing of `points` [N, 3] lies.
 
-    def behind(plane: Plane) -> float:
-        side = np.sign(plane.offset - eye @ plane.normal)
-        return float(((points @ plane.normal - plane.offset) * side > BEYOND_METRES).mean())
+    Returns:
+        The bounds, and which points [N] are seen over the top of one: the backdrop.
+    """
+    bounds, backdrop = [], np.zeros(len(points), dtype=bool)
+    for plane in planes:
+        if any(_same(plane, bound.plane) for bound in bounds):
+            continue
+        normal = plane.normal.astype(np.float32)
+        ahead = points @ normal - np.float32(eye @ normal)
+        distance = np.float32(plane.offset - eye @ normal)
+        side = np.sign(distance)
+        behind = (ahead - distance) * side > BEHIND_METRES
+        top, over = np.inf, np.zeros_like(behind)
+        if plane.upright:
+            end = _end(points[np.abs(ahead - distance) < THICKNESS, 2])
+            crossing = eye[2] + (points[:, 2] - eye[2]) * distance / np.where(behind, ahead, 1)
+            over = behind & (crossing > end - THICKNESS)
+            top = end if over.mean() > ENDS else float(eye[2]) + TALLEST
+        if (behind & ~over).mean() <= BEHIND:
+            bounds.append(Bound(plane, top))
+            backdrop |= over
+    return bounds, backdrop
 
-    return [plane for plane in planes if behind(plane) <= BEYOND]
+
+def _same(plane: Plane, larger: Plane) -> bool:
+    """Whether a plane is a larger one over again: depth that errs makes two of a wall."""
+    cosine = float(plane.normal @ larger.normal)
+    return abs(cosine) > PARALLEL and abs(np.sign(cosine) * plane.offset - larger.offset) < APART
 
 
-def first_met(
-    planes: list[Plane], origins: np.ndarray, rays: np.ndarray, top: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """z-depth [N] at which rays [N, 3] (camera z = 1) from `origins` [N, 3] first meet a plane, and its number.
+def _end(heights: np.ndarray) -> float:
+    """Where a wall's points [N] become sparse, going up from where they are densest; a dome may cross its plane above."""
+    if not len(heights):
+        return np.inf
+    low = float(heights.min())
+    counts = np.bincount(((heights - low) / LAYER).astype(np.int64))
+    (sparse,) = np.nonzero(counts[counts.argmax() :] < SPARSE * counts.max())
+    layers = counts.argmax() + sparse[0] if len(sparse) else len(counts)
+    return low + LAYER * float(layers)
 
-    Inf and -1 where they meet none within `FARTHEST`; walls end at the height `top`.
+
+def first_met(bounds: list[Bound], origins: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """z-depth [N] at which rays [N, 3] (camera z = 1) from `origins` [N, 3] first meet a bound, and its number.
+
+    Inf and -1 where they meet none within `FARTHEST`.
     """
     met = np.full(len(rays), np.inf, dtype=np.float32)
     which = np.full(len(rays), -1)
-    for number, plane in enumerate(planes):
-        normal = plane.normal.astype(np.float32)
+    for number, bound in enumerate(bounds):
+        normal = bound.plane.normal.astype(np.float32)
         along = rays @ normal
-        z = (np.float32(plane.offset) - origins @ normal) / np.where(np.abs(along) < 1e-6, 1e-6, along)
+        z = (np.float32(bound.plane.offset) - origins @ normal) / np.where(np.abs(along) < 1e-6, 1e-6, along)
         nearer = (z > NEAREST) & (z < FARTHEST) & (z < met)
-        if plane.upright:
-            nearer &= origins[:, 2] + z * rays[:, 2] <= top
+        nearer &= origins[:, 2] + np.where(nearer, z, 0) * rays[:, 2] <= bound.top
         met[nearer], which[nearer] = z[nearer], number
     return met, which
+
+
+def _angles(directions: np.ndarray, middle: np.ndarray) -> np.ndarray:
+    """Azimuth from `middle` [3] and height of directions [N, 3], as places [N, 2] of a pattern."""
+    turn = np.arctan2(directions[:, 1], directions[:, 0]) - np.arctan2(middle[1], middle[0])
+    azimuth = (turn + np.pi) % (2 * np.pi) - np.pi
+    height = np.arctan2(directions[:, 2], np.linalg.norm(directions[:, :2], axis=1))
+    return (METRES_A_RADIAN * np.stack([azimuth, height], axis=-1)).astype(np.float32)
 
 
 def _samples(

@@ -27,6 +27,8 @@ GAP = 5
 STRANGE, STRANGE_SPREAD, STRANGE_SQUARE = 0.15, 3.0, 7
 """What differs by this much in colour from a plane's median, and by as many times its median difference, does not
 belong to the pattern. Means over squares of so many cells are compared, so that joints do."""
+STRANGE_MOST = 0.25
+"""Of more than this share the plane is made: stripes."""
 CROP = 192
 """Cells along each side of the part that is compared with itself."""
 LEAST_SHIFT = 5
@@ -104,7 +106,8 @@ def continue_pattern(seen_at: np.ndarray, rgb: np.ndarray, wanted_at: np.ndarray
 def best_shifts(picture: np.ndarray, known: np.ndarray) -> list[tuple[int, int]]:
     """Shifts (rows, columns) at which a picture [h, w] agrees best with itself where it is `known` [h, w].
 
-    They are minima of the mean squared difference over what overlaps; one of each pair of opposite shifts.
+    They are minima of the mean squared difference over what overlaps, best first: half of them along rows, half along
+    columns, and one of each pair of opposite shifts.
     """
     picture, known = _cropped(picture, known)
     if not known.any():
@@ -117,8 +120,11 @@ def best_shifts(picture: np.ndarray, known: np.ndarray) -> list[tuple[int, int]]
     half = (rows[:, None] > 0) | ((rows[:, None] == 0) & (columns > 0))
     lowest = (minimum_filter(difference, 5) == difference) & half & (difference < LEAST_LIKENESS)
     where = np.argwhere(lowest)
-    order = np.argsort(difference[lowest], kind="stable")[:SHIFTS]
-    return [(int(rows[r]), int(columns[c])) for r, c in where[order]]
+    ordered = where[np.argsort(difference[lowest], kind="stable")]
+    shifts = np.stack([rows[ordered[:, 0]], columns[ordered[:, 1]]], axis=-1)
+    # Stripes agree with themselves along themselves at any shift; those across them are wanted as well.
+    best = [np.nonzero(np.abs(shifts[:, axis]) >= LEAST_SHIFT)[0][: SHIFTS // 2] for axis in (0, 1)]
+    return [(int(down), int(right)) for down, right in shifts[np.unique(np.concatenate(best))]]
 
 
 def self_differences(picture: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -192,7 +198,11 @@ def _strange(seen: np.ndarray, known: np.ndarray) -> np.ndarray:
     mean = np.stack([uniform_filter(seen[..., c] * mask, STRANGE_SQUARE) for c in range(3)], axis=-1)
     mean = mean / share[..., None]
     away = np.abs(mean - np.median(mean[known], axis=0)).max(-1)
-    return known & (away > max(STRANGE, STRANGE_SPREAD * float(np.median(away[known]))))
+    strange = known & (away > max(STRANGE, STRANGE_SPREAD * float(np.median(away[known]))))
+    if strange.sum() > STRANGE_MOST * known.sum():
+        return np.zeros_like(known)
+    # Near its edge a mean is only half strange.
+    return known & maximum_filter(strange, STRANGE_SQUARE)
 
 
 def _light(seen: np.ndarray, plain: np.ndarray) -> np.ndarray:
