@@ -14,6 +14,7 @@ from torch import Tensor
 from spatia_env.errors import ActionError
 from spatia_env.memory.rendering import Render
 from spatia_env.memory.scene import Growth
+from spatia_env.slam.continuation import Continued
 from spatia_env.slam.geometry import Geometry
 from spatia_env.slam.tracking import TrackResult
 from spatia_env.spaces import EventText, PathBox
@@ -95,13 +96,21 @@ def describe(
 
 
 def intermediates(
-    view: Render, references: Tensor, scores: list[float], text: str, geometry: Geometry | None
+    view: Render,
+    references: Tensor,
+    scores: list[float],
+    text: str,
+    geometry: Geometry | None,
+    continued: Continued | None = None,
 ) -> dict[str, Any]:
     """`info["debug"]`: exactly what the model was given, and what SLAM took for moving."""
     return {
         "scene_render": to_bytes(view.rgb),
         "scene_depth": np.array(view.depth.numpy()),
         "known": view.known.numpy().astype(np.uint8) * 255,
+        "continued": np.zeros((*view.known.shape, 3), np.uint8)
+        if continued is None
+        else to_bytes(continued.rgb),
         "references": np.array(references.numpy()),
         "scores": list(scores),
         "text": text,

@@ -205,7 +205,7 @@ class SpatiaEnv(gym.Env):
         if self.debug:
             assert pending.references is not None
             info["debug"] = contract.intermediates(
-                view, pending.references, list(pending.scores), heard.text, geometry
+                view, pending.references, list(pending.scores), heard.text, geometry, pending.continued
             )
         return self._with_blocked(pending, self._finish(observation, growth, info, watch, tracked))
 

@@ -11,8 +11,8 @@ from spatia_env.bench import loops, metrics, paths
 from spatia_env.bench.config import LOOPS, BenchConfig
 from spatia_env.bench.core import plan
 from spatia_env.bench.episodes import generator, record
+from spatia_env.bench.floors import OraclePlayer
 from spatia_env.bench.loops import score_drift, score_loop, score_revisit
-from spatia_env.bench.players import OraclePlayer
 from spatia_env.bench.truths import Truths
 from spatia_env.cameras import invert_se3
 from spatia_env.errors import ActionError
@@ -183,7 +183,8 @@ def test_wide_runs_have_every_suite_and_row_scene_by_scene():
     }  # fmt: skip
     assert {job.row for job in jobs} >= {
         "oracle", "default", "no-memory", "no-references", "no-scene-render", "no-slam", "no-dynamic-filter",
-        "memory-render-only", "memory+inpaint", "frozen-frame", "voxel-7cm", "references-5",
+        "no-continuation", "memory-render-only", "memory+inpaint", "memory+surfaces", "frozen-frame", "voxel-7cm",
+        "references-5",
     }  # fmt: skip
     order = [job.scene for job in jobs]
     assert sum(a != b for a, b in itertools.pairwise(order)) == len(set(order)) - 1

@@ -9,8 +9,8 @@ import torch
 
 from spatia_env.bench import event_tasks, happenings, metrics, probes, quality
 from spatia_env.bench.episodes import record
+from spatia_env.bench.floors import MemoryRenderPlayer, nearest_known
 from spatia_env.bench.loops import score_loop
-from spatia_env.bench.players import MemoryRenderPlayer, nearest_known
 from spatia_env.bench.quality import Context, score_frames, score_rest
 from spatia_env.bench.rows import ROWS
 from spatia_env.errors import ActionError
@@ -61,6 +61,16 @@ def test_the_memory_keeps_what_was_observed_and_imagines_nothing(walk):
     assert scores["psnr_unobserved"] < 12
     known = np.concatenate([c.known for c in clips])
     assert (known == walk.observed[1:]).mean() > 0.93
+
+
+def test_surfaces_that_go_on_beat_the_nearest_colour_where_nothing_was_seen(walk):
+    scores = {}
+    for fill in ("nearest", "surfaces"):
+        player = MemoryRenderPlayer(fill)
+        player.start(walk)
+        clips = [player.play(walk.c2w[walk.clip(i)]) for i in range(4)]
+        scores[fill] = score_frames(np.concatenate([c.frames for c in clips]), walk)["psnr_unobserved"]
+    assert scores["surfaces"] > scores["nearest"] and scores["surfaces"] > 15
 
 
 def test_filling_takes_the_nearest_known_pixel():

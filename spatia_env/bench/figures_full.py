@@ -131,6 +131,14 @@ WIDE_FIGURES: tuple[Figure, ...] = (
         gain("walk", "memory+inpaint", "stlpips_all"),
     ),
     Figure(
+        "unobserved_gain_over_no_continuation", "pixels never seen, above a model that is not told how surfaces go on",
+        "dB", "walk", gain("walk", "no-continuation", "psnr_unobserved"),
+    ),
+    Figure(
+        "unobserved_gain_over_surfaces", "pixels never seen, above surfaces that go on without a model", "dB", "walk",
+        gain("walk", "memory+surfaces", "psnr_unobserved"),
+    ),
+    Figure(
         "smoothness_of_oracle", "frames predicted from their neighbours (PSNR), of the oracle's", "", "walk",
         ratio("walk", "smooth_psnr", "oracle"),
     ),

@@ -1,137 +1,32 @@
 """How the rows play. This is the only module that knows the environment.
 
 Rows with `env` options play through `gym.make("spatia_env:SpatiaPath-v0", ...)`, or the same class with one part
-switched off, and are given the start picture (with or without its depth) and nothing else of the truth. `oracle`,
-`frozen-frame` and the rows of the memory alone need no model: ceiling and floors.
+switched off, and are given the start picture (with or without its depth) and nothing else of the truth. The others
+are in `floors`.
 """
 
 import dataclasses
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
-from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from spatia_env.batching import ClipRequest, Pending
 from spatia_env.bench.episodes import FRAMES, Truth
+from spatia_env.bench.floors import Clip, FrozenPlayer, MemoryRenderPlayer, OraclePlayer, Player
 from spatia_env.bench.guard import check_no_truth
-from spatia_env.bench.matching import inpaint
 from spatia_env.bench.rows import ROWS, Row
 from spatia_env.env import SpatiaEnv
 from spatia_env.errors import ActionError
 from spatia_env.memory.rendering import Render
-from spatia_env.memory.scene import SceneMemory
 from spatia_env.slam.geometry import Geometry
 
 ENV_ID = "spatia_env:SpatiaPath-v0"
-
-
-@dataclass(frozen=True)
-class Clip:
-    """What a row showed in one step.
-
-    Attributes:
-        frames: u8 [8, H, W, 3].
-        depth: z-depth f32 [8, H, W] in metres, 0 = none.
-        known: bool [8, H, W], rendered from memory.
-        seconds: Wall time of the step.
-        info: The environment's `info`; empty for rows without one.
-    """
-
-    frames: np.ndarray
-    depth: np.ndarray
-    known: np.ndarray
-    seconds: float = 0.0
-    info: dict[str, Any] = field(default_factory=dict)
-
-
-class Player(Protocol):
-    """A row at play: `start` opens an episode, `play` makes its next clip along poses c2w [8, 4, 4]."""
-
-    def start(self, truth: Truth) -> None:
-        """Open the episode's scene."""
-        ...
-
-    def play(self, path: np.ndarray, event: str = "") -> Clip:
-        """The next clip along `path` (world poses), with an event in words."""
-        ...
-
-
-class OraclePlayer:
-    """Shows the truth."""
-
-    def start(self, truth: Truth) -> None:
-        """Open the episode's scene."""
-        self.truth, self.next = truth, 0
-
-    def play(self, path: np.ndarray, event: str = "") -> Clip:
-        """The true frames of the next clip."""
-        span = self.truth.clip(self.next)
-        if not np.allclose(self.truth.c2w[span], path, atol=1e-5):
-            raise ActionError("oracle: it can only follow the episode's own path.")
-        self.next += 1
-        return Clip(self.truth.frames[span], self.truth.depth[span], self.truth.seen_before[span])
-
-
-class FrozenPlayer:
-    """Repeats the start picture."""
-
-    def start(self, truth: Truth) -> None:
-        """Open the episode's scene."""
-        self.frame, self.depth = truth.frames[0], truth.depth[0]
-
-    def play(self, path: np.ndarray, event: str = "") -> Clip:
-        """The start picture, eight times."""
-        count = len(path)
-        frames, depth = np.repeat(self.frame[None], count, 0), np.repeat(self.depth[None], count, 0)
-        return Clip(frames, depth, np.ones(depth.shape, bool))
-
-
-class MemoryRenderPlayer:
-    """Renders the points of the start picture, by the memory's own renderer.
-
-    Args:
-        fill: What fills the holes: "", "nearest" (known pixel of the same frame) or "inpaint" (colours by OpenCV,
-            depth of the nearest known pixel).
-    """
-
-    def __init__(self, fill: str = "") -> None:
-        self.fill = fill
-
-    def start(self, truth: Truth) -> None:
-        """Open the episode's scene."""
-        self.K, self.size = torch.from_numpy(truth.K), truth.size
-        rgb = torch.from_numpy(truth.frames[:1]).movedim(-1, 1).float() / 255
-        depth, c2w = torch.from_numpy(truth.depth[:1]), torch.from_numpy(truth.c2w[:1])
-        self.memory, _ = SceneMemory().update(rgb, depth, (depth > 0).float(), c2w, self.K, 0)
-
-    def play(self, path: np.ndarray, event: str = "") -> Clip:
-        """The map along the path, black where it has nothing unless that is to be filled."""
-        view = self.memory.render(torch.from_numpy(path), self.K, *self.size)
-        frames = (view.rgb.movedim(1, -1) * 255).round().clamp(0, 255).byte().numpy()
-        depth, known = view.depth.numpy(), view.known.numpy()
-        if self.fill:
-            for index in range(len(frames)):
-                rows, columns = nearest_known(known[index])
-                nearest = frames[index, rows, columns]
-                frames[index] = inpaint(frames[index], known[index]) if self.fill == "inpaint" else nearest
-                depth[index] = depth[index, rows, columns]
-        return Clip(frames, depth, known)
-
-
-def nearest_known(known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Row and column [H, W] of the known pixel nearest to each pixel; its own where nothing is known [H, W]."""
-    if not known.any():
-        own = np.indices(known.shape)
-        return own[0], own[1]
-    nearest = distance_transform_edt(~known, return_distances=False, return_indices=True)
-    return nearest[0], nearest[1]
 
 
 class SwitchedEnv(SpatiaEnv):
@@ -140,19 +35,24 @@ class SwitchedEnv(SpatiaEnv):
     Args:
         show_render: Whether the model sees the map's render.
         filter: Whether what moves is kept out of the map.
+        continues: Whether the model is told how surfaces go on beyond the render.
         voxel: Metres between points of the map; its blocks are the multiple of it nearest to their usual edge.
         options: Of `SpatiaEnv`.
     """
 
-    def __init__(self, show_render: bool, filter: bool, voxel: float, **options: Any) -> None:
+    def __init__(
+        self, show_render: bool, filter: bool, continues: bool, voxel: float, **options: Any
+    ) -> None:
         super().__init__(action="path", **options)
-        self.show_render, self.filter = show_render, filter
+        self.show_render, self.filter, self.continues = show_render, filter, continues
         block = round(self.empty_memory.block / voxel) * voxel
         self.empty_memory = dataclasses.replace(self.empty_memory, voxel=voxel, block=block)
 
     def request(self, pending: Pending) -> ClipRequest:
         """What the model is asked for the clip of a prepared step."""
         view = pending.view
+        if not self.continues:
+            pending = dataclasses.replace(pending, continued=None)
         if self.show_render or view is None:
             return super().request(pending)
         nothing = Render(*(torch.zeros_like(part) for part in (view.rgb, view.depth, view.known)))
@@ -188,8 +88,8 @@ class EnvPlayer:
     ) -> None:
         options = dict(row.env or {}) | ({} if model is None else {"model": model})
         options |= {"size": size, "debug": debug, "timings": timings}
-        whole = row.show_render and row.filter and row.voxel == ROWS["default"].voxel
-        switches = (row.show_render, row.filter, row.voxel)
+        switches = (row.show_render, row.filter, row.continues, row.voxel)
+        whole = switches == (True, True, True, ROWS["default"].voxel)
         self.env: gym.Env = gym.make(ENV_ID, **options) if whole else SwitchedEnv(*switches, **options)
         self.depth = row.depth
 
@@ -264,6 +164,7 @@ class Players:
             "memory-render-only": MemoryRenderPlayer,
             "memory-filled": lambda: MemoryRenderPlayer("nearest"),
             "memory+inpaint": lambda: MemoryRenderPlayer("inpaint"),
+            "memory+surfaces": lambda: MemoryRenderPlayer("surfaces"),
         }
         return makers[row.name]()
 

@@ -17,6 +17,7 @@ class Row:
         depth: Whether the start picture comes with its depth.
         show_render: Whether the model sees the map's render.
         filter: Whether what moves is kept out of the map.
+        continues: Whether the model is told how surfaces go on beyond the render.
         voxel: Metres between points of the map.
         needs: A module that the row cannot do without, "" for none.
     """
@@ -27,6 +28,7 @@ class Row:
     depth: bool = True
     show_render: bool = True
     filter: bool = True
+    continues: bool = True
     voxel: float = 0.01
     needs: str = ""
 
@@ -34,7 +36,8 @@ class Row:
         """Plain values, for the fingerprint and the results file."""
         return {
             "name": self.name, "summary": self.summary, "env": None if self.env is None else dict(self.env),
-            "depth": self.depth, "show_render": self.show_render, "filter": self.filter, "voxel": self.voxel,
+            "depth": self.depth, "show_render": self.show_render, "filter": self.filter,
+            "continues": self.continues, "voxel": self.voxel,
         }  # fmt: skip
 
 
@@ -60,6 +63,12 @@ ROWS: Mapping[str, Row] = MappingProxyType(
             Row("no-memory", "nothing is remembered but the preceding frames", _env(memory="none")),
             Row("no-references", "no pictures are retrieved", _env(references=0)),
             Row("no-scene-render", "the model does not see the map's render", _env(), show_render=False),
+            Row(
+                "no-continuation",
+                "the model is not told how surfaces go on beyond the render",
+                _env(),
+                continues=False,
+            ),
             Row("no-slam", "poses are taken as commanded", _env(slam="off")),
             Row("no-dynamic-filter", "what moves is written into the map as well", _env(), filter=False),
             Row(
@@ -71,6 +80,9 @@ ROWS: Mapping[str, Row] = MappingProxyType(
                 "the same, its holes filled with the nearest known colour and depth, no model",
             ),
             Row("memory+inpaint", "the same, its holes filled by OpenCV's inpainting, no model", needs="cv2"),
+            Row(
+                "memory+surfaces", "the same, its planes and their patterns going on into its holes, no model"
+            ),
             Row("frozen-frame", "the start picture and its depth, for ever: the floor"),
             *(
                 Row(f"voxel-{cm}cm", f"points of the map {cm} cm apart", _env(), voxel=cm / 100)

@@ -33,7 +33,14 @@ PICTURE_ROWS = (
     "frozen-frame",
 )
 LOOP_ROWS = tuple(name for name in PICTURE_ROWS if name != "default-picture-only")
-MORE_ROWS = ("no-scene-render", "no-slam", "no-dynamic-filter", "memory+inpaint")
+MORE_ROWS = (
+    "no-scene-render",
+    "no-continuation",
+    "no-slam",
+    "no-dynamic-filter",
+    "memory+inpaint",
+    "memory+surfaces",
+)
 FEW_SCENES = 4
 
 

@@ -128,7 +128,8 @@ def find_bounds(planes: list[Plane], points: np.ndarray, eye: np.ndarray) -> tup
     Returns:
         The bounds, and which points [N] are seen over the top of one: the backdrop.
     """
-    bounds, backdrop = [], np.zeros(len(points), dtype=bool)
+    bounds: list[Bound] = []
+    backdrop = np.zeros(len(points), dtype=bool)
     for plane in planes:
         if any(_same(plane, bound.plane) for bound in bounds):
             continue
@@ -156,7 +157,10 @@ def _same(plane: Plane, larger: Plane) -> bool:
 
 
 def _end(heights: np.ndarray) -> float:
-    """Where a wall's points [N] become sparse, going up from where they are densest; a dome may cross its plane above."""
+    """Where the heights [N] of a wall's points become sparse, going up from where they are densest.
+
+    The highest may be another thing's: a dome crosses the wall's plane farther up.
+    """
     if not len(heights):
         return np.inf
     low = float(heights.min())
