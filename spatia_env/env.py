@@ -187,7 +187,7 @@ class SpatiaEnv(gym.Env):
         view, heard = pending.view, pending.heard
         if view is None or heard is None or frames is None:
             return self._with_blocked(pending, self._stay(path, watch))
-        located = self._locate(frames, path, view, watch)
+        located = self._locate(pending, frames)
         geometry, tracked = located.geometry, located.tracked
         remember = World(located.state, world.remembers).remember
         after, growth = watch(
@@ -355,8 +355,10 @@ class SpatiaEnv(gym.Env):
         state = self.world.state
         return self.estimator(rgb, path, state.K, view.rgb, view.depth, view.known, state.ground)
 
-    def _locate(self, frames: Tensor, path: Tensor, view: Render, watch: Stopwatch) -> Located:
+    def _locate(self, pending: Pending, frames: Tensor) -> Located:
         """SLAM of the clip; its seconds are those of the geometry network and of all the rest."""
+        watch, path, view = pending.watch, pending.path, pending.view
+        assert view is not None
         follow = self.slam != "off" and self.remembers
         network = self.estimator is self._network
 
@@ -364,7 +366,9 @@ class SpatiaEnv(gym.Env):
             return watch("geometry", self._understand, frames, poses, seen)
 
         rgb = contract.to_floats(frames)
-        return watch("slam", locate, self.world.state, rgb, path, view, understand, follow, network)
+        return watch(
+            "slam", locate, self.world.state, rgb, path, view, understand, follow, network, pending.continued
+        )
 
     def _stands_still(self, path: Tensor, event: str) -> bool:
         """A zero move with no event while nothing moves leaves the world as it is: there is nothing to imagine."""

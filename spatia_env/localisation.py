@@ -18,6 +18,7 @@ from spatia_env.memory.keyframes import Keyframe, overlap
 from spatia_env.memory.rendering import Render, render_points
 from spatia_env.memory.warping import warp_steps
 from spatia_env.revision import revise
+from spatia_env.slam.continuation import Continued, follow_surfaces
 from spatia_env.slam.geometry import Geometry
 from spatia_env.slam.layout import continue_planes
 from spatia_env.slam.planes import find_planes
@@ -68,6 +69,7 @@ def locate(
     understand: Understand,
     track_poses: bool = True,
     extend_planes: bool = True,
+    continued: Continued | None = None,
 ) -> Located:
     """Locate a clip in the map.
 
@@ -79,6 +81,7 @@ def locate(
         understand: Geometry of frames (as given), poses and the map's render along them.
         track_poses: Whether poses are refined; else the command is taken at its word.
         extend_planes: Whether new surface is put onto the planes that it continues (`slam.layout`).
+        continued: How surfaces go on along `path`, as the clip's maker was told.
     """
     if track_poses and _on_course(state):
         revised = revise(state, rgb, path, view)
@@ -104,6 +107,9 @@ def locate(
         state = dataclasses.replace(state, drift=drift if corrected else torch.eye(4))
     if extend_planes:
         known = seen.known & (seen.depth > 0)
+        if continued is not None and torch.equal(tracked.c2w, path):
+            geometry, follows = follow_surfaces(geometry, rgb, continued)
+            known = known | follows
         points = state.memory.visible_points(tracked.c2w, state.K, *state.size)["position"]
         planes = find_planes(points) if len(points) else []
         geometry = continue_planes(geometry, rgb, tracked.c2w, state.K, known, planes)

@@ -7,7 +7,15 @@ import torch
 from spatia_env.cameras import intrinsics_from_fov, look_at, path_from_twist, pixel_rays
 from spatia_env.env import SpatiaEnv
 from spatia_env.model.autoencoder import TinyAutoencoder
-from spatia_env.slam.continuation import CONTINUED_PLANES, Bound, continue_surfaces, find_bounds, first_met
+from spatia_env.slam.continuation import (
+    CONTINUED_PLANES,
+    Bound,
+    continue_surfaces,
+    find_bounds,
+    first_met,
+    follow_surfaces,
+)
+from spatia_env.slam.geometry import Geometry
 from spatia_env.slam.planes import Plane
 
 H, W, T = 60, 80, 3
@@ -68,6 +76,23 @@ def test_it_repeats_exactly_and_leaves_what_it_is_given():
     first, second = (continue_surfaces(shown, z, known, path, K) for _ in range(2))
     assert torch.equal(first.rgb, second.rgb) and torch.equal(first.depth, second.depth)
     assert torch.equal(kept[0], shown) and torch.equal(kept[1], z)
+
+
+def test_what_a_clip_shows_of_it_lies_on_the_surface_and_the_rest_stays_as_estimated():
+    _, _, shown, z, known, path = half_known()
+    told = continue_surfaces(shown, z, known, path, K)
+    on = told.depth > 0
+    frames = torch.where(on[:, None], told.rgb, shown).clone()
+    frames[:, :, 20:50, 4:20] = torch.tensor([1.0, 0.0, 1.0])[:, None, None]  # something else stands there
+    dynamic = torch.zeros(T, H, W)
+    dynamic[1, 50:56, 4:20] = 1.0
+    estimated = Geometry(torch.full((T, H, W), 2.0), torch.full((T, H, W), 0.3), dynamic)
+    geometry, follows = follow_surfaces(estimated, frames, told)
+    assert not follows[~on].any() and not follows[:, 22:48, 6:18].any() and not follows[1, 50:56, 4:20].any()
+    assert float(follows[:, :16, :26][on[:, :16, :26]].float().mean()) > 0.95
+    assert torch.equal(geometry.depth[follows], told.depth[follows])
+    assert torch.equal(geometry.depth[~follows], estimated.depth[~follows])
+    assert geometry.confidence[follows].min() > 0.8 and torch.equal(geometry.dynamic, dynamic)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from spatia_env import contract
+from spatia_env.batching import Pending
 from spatia_env.bench.episodes import FRAMES
 from spatia_env.cameras import invert_se3, orthonormalise, se3_exp, unproject
 from spatia_env.env import SpatiaEnv
@@ -22,7 +23,6 @@ from spatia_env.memory.rendering import Render
 from spatia_env.sim.scenes import SimScene
 from spatia_env.slam.geometry import Geometry
 from spatia_env.slam.pose_graph import se3_log
-from spatia_env.stopwatch import Stopwatch
 
 DENSITY = 2
 """The true surface is sampled with this many rays per pixel, in x and in y."""
@@ -197,13 +197,17 @@ class ReplayEnv(SpatiaEnv):
         # What the camera sees may move although nobody asked for it.
         return False
 
-    def _locate(self, frames: Tensor, path: Tensor, view: Render, watch: Stopwatch) -> Located:
+    def _locate(self, pending: Pending, frames: Tensor) -> Located:
+        path, view = pending.path, pending.view
+        assert view is not None
+
         def understand(_: Tensor, poses: Tensor, seen: Render) -> Geometry:
             return self._understand(frames, poses, seen)
 
         planes = self.row.planes and not self.row.oracle
         state, rgb = self.world.state, contract.to_floats(frames)
-        located = locate(state, rgb, path, view, understand, self.slam != "off", planes)
+        continued = pending.continued if planes else None
+        located = locate(state, rgb, path, view, understand, self.slam != "off", planes, continued)
         self.geometry = located.geometry
         return located
 

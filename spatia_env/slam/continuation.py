@@ -3,23 +3,27 @@
 A generator that answers with the mean of what may be paints an unseen wall as a wash. The wall's plane is known
 all the same, and most of what a camera sees next after turning is more of it. So every unknown pixel is given the
 plane that it would meet first of those that bound the scene, and that plane's pattern (`slam.patterns`). It is a guess
-for a decoder to take or leave, and never enters the map by itself.
+for a decoder to take or leave, and never enters the map by itself; where a clip shows it, its depth is that of the
+surface (`follow_surfaces`).
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from spatia_env.cameras import pixel_rays
+from spatia_env.slam.geometry import Geometry
 from spatia_env.slam.patterns import continue_pattern
 from spatia_env.slam.planes import THICKNESS, Plane, find_planes
 
 LEAST_HOLES = 0.005
 """Share of a clip's pixels that must be unknown before anything is continued."""
 LEAST_KNOWN = 0.02
-FARTHEST = 10.0
+FARTHEST = 8.0
 """Metres; what a plane shows beyond is too fine a pattern."""
 NEAREST = 0.1
 BEHIND, BEHIND_METRES = 0.03, 0.15
@@ -36,6 +40,12 @@ PARALLEL, APART = 0.98, 0.2
 """Cosine and metres within which two planes are one."""
 SKIN = 0.08
 """Metres from a plane within which its picture is taken: depth errs more than a plane's own measure."""
+ALIKE, AROUND, FOLLOWING = 0.06, 5, 0.7
+"""Largest difference of a channel at which a pixel looks as told, pixels along each side of a square around it, and the
+share of what is told in there that must look so.
+"""
+CONFIDENCE = 0.9
+"""Confidence of a depth on a surface that goes on."""
 LEAST_BACKDROP = 0.02
 """Share of what is known that must be seen over walls (sky, hills) to go on around the camera."""
 METRES_A_RADIAN = 3.0
@@ -76,6 +86,44 @@ class Bound:
     plane: Plane
     top: float = np.inf
 
+    @property
+    def normal(self) -> np.ndarray:
+        """Of the plane, f32 [3]."""
+        return self.plane.normal.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class _Rays:
+    """Rays through N pixels of a clip: indices of frame, row and column, `origins` [N, 3], `directions` [N, 3] with
+    camera z = 1.
+    """
+
+    pixels: tuple[np.ndarray, np.ndarray, np.ndarray]
+    origins: np.ndarray
+    directions: np.ndarray
+
+    @classmethod
+    def through(cls, where: Tensor, c2w: Tensor, K: Tensor) -> "_Rays":
+        frame, row, column = (index.numpy() for index in where.nonzero(as_tuple=True))
+        local = pixel_rays(K, *where.shape[-2:]).numpy()[row, column]
+        directions = np.einsum("nij,nj->ni", c2w[:, :3, :3].numpy()[frame], local)
+        return cls((frame, row, column), c2w[:, :3, 3].numpy()[frame], directions)
+
+    def only(self, chosen: np.ndarray) -> "_Rays":
+        frame, row, column = self.pixels
+        return _Rays(
+            (frame[chosen], row[chosen], column[chosen]), self.origins[chosen], self.directions[chosen]
+        )
+
+    def show(
+        self, out: Continued, z: np.ndarray, at: np.ndarray, rgb: np.ndarray, wanted: np.ndarray
+    ) -> None:
+        """Write into `out` the depths `z` [N] and the pattern of samples `rgb` at places `at`, where it is `wanted`."""
+        if len(at) >= LEAST_SAMPLES and len(wanted) >= LEAST_PIXELS:
+            found = continue_pattern(at, rgb, wanted)
+            out.rgb.permute(0, 2, 3, 1)[self.pixels] = torch.from_numpy(found).clamp(0, 1)
+            out.depth[self.pixels] = torch.from_numpy(z)
+
 
 def continue_surfaces(rgb: Tensor, depth: Tensor, known: Tensor, c2w: Tensor, K: Tensor) -> Continued:
     """Continue what a clip's render shows into what it does not.
@@ -95,31 +143,41 @@ def continue_surfaces(rgb: Tensor, depth: Tensor, known: Tensor, c2w: Tensor, K:
     points, colours = _samples(rgb, depth, seen, c2w, K)
     eye = c2w[:, :3, 3].mean(0).numpy()
     bounds, backdrop = find_bounds(find_planes(points), points, eye)
-    frame, row, column = (index.numpy() for index in holes.nonzero(as_tuple=True))
-    rays = pixel_rays(K, *known.shape[-2:]).numpy()[row, column]
-    rays = np.einsum("nij,nj->ni", c2w[:, :3, :3].numpy()[frame], rays)
-    origins = c2w[:, :3, 3].numpy()[frame]
-    met, which = first_met(bounds, origins, rays)
-
-    def show(mine: np.ndarray, z: np.ndarray, on: np.ndarray, at: np.ndarray, wanted: np.ndarray) -> None:
-        if on.sum() >= LEAST_SAMPLES and len(mine) >= LEAST_PIXELS:
-            found = continue_pattern(at, colours[on], wanted)
-            where = (frame[mine], row[mine], column[mine])
-            out.rgb.permute(0, 2, 3, 1)[where] = torch.from_numpy(found).clamp(0, 1)
-            out.depth[where] = torch.from_numpy(z)
-
+    rays = _Rays.through(holes, c2w, K)
+    met, which = first_met(bounds, rays.origins, rays.directions)
     for number, bound in enumerate(bounds):
-        normal, axes = bound.plane.normal.astype(np.float32), _axes(bound.plane)
-        on = np.abs(points @ normal - bound.plane.offset) < SKIN
-        (mine,) = np.nonzero(which == number)
-        wanted = (origins[mine] + met[mine, None] * rays[mine]) @ axes
-        show(mine, met[mine], on, points[on] @ axes, wanted)
+        on = np.abs(points @ bound.normal - np.float32(bound.plane.offset)) < SKIN
+        mine = rays.only(which == number)
+        z, axes = met[which == number], _axes(bound.plane)
+        wanted = (mine.origins + z[:, None] * mine.directions) @ axes
+        mine.show(out, z, points[on] @ axes, colours[on], wanted)
     if backdrop.mean() >= LEAST_BACKDROP:
-        (mine,) = np.nonzero(which < 0)
-        away = points[backdrop] - eye
-        z = float(np.median(np.linalg.norm(away, axis=1))) / np.linalg.norm(rays[mine], axis=1)
-        show(mine, z, backdrop, _angles(away, away.mean(0)), _angles(rays[mine], away.mean(0)))
+        mine, away = rays.only(which < 0), points[backdrop] - eye
+        z = float(np.median(np.linalg.norm(away, axis=1))) / np.linalg.norm(mine.directions, axis=1)
+        middle = away.mean(0)
+        mine.show(out, z, _angles(away, middle), colours[backdrop], _angles(mine.directions, middle))
     return out
+
+
+def follow_surfaces(geometry: Geometry, rgb: Tensor, continued: Continued) -> tuple[Geometry, Tensor]:
+    """Put a clip's pixels that show what was continued onto the surface that it was continued from.
+
+    Args:
+        geometry: Estimates of the clip.
+        rgb: Frames [T, 3, H, W] in [0, 1].
+        continued: What their maker was told, along the same poses.
+
+    Returns:
+        The geometry, and which pixels [T, H, W] follow: at least `FOLLOWING` of those around them look as told.
+    """
+    told = continued.depth > 0
+    alike = told & ((rgb - continued.rgb).abs().amax(1) < ALIKE) & (geometry.dynamic <= 0.5)
+    share = F.avg_pool2d(alike.float()[:, None], AROUND, 1, AROUND // 2, count_include_pad=False)[:, 0]
+    around = F.avg_pool2d(told.float()[:, None], AROUND, 1, AROUND // 2, count_include_pad=False)[:, 0]
+    follows = told & (share >= FOLLOWING * around) & (geometry.dynamic <= 0.5)
+    depth = torch.where(follows, continued.depth, geometry.depth)
+    confidence = torch.where(follows, geometry.confidence.clamp_min(CONFIDENCE), geometry.confidence)
+    return dataclasses.replace(geometry, depth=depth, confidence=confidence), follows
 
 
 def find_bounds(planes: list[Plane], points: np.ndarray, eye: np.ndarray) -> tuple[list[Bound], np.ndarray]:
@@ -178,9 +236,10 @@ def first_met(bounds: list[Bound], origins: np.ndarray, rays: np.ndarray) -> tup
     met = np.full(len(rays), np.inf, dtype=np.float32)
     which = np.full(len(rays), -1)
     for number, bound in enumerate(bounds):
-        normal = bound.plane.normal.astype(np.float32)
-        along = rays @ normal
-        z = (np.float32(bound.plane.offset) - origins @ normal) / np.where(np.abs(along) < 1e-6, 1e-6, along)
+        along = rays @ bound.normal
+        z = (np.float32(bound.plane.offset) - origins @ bound.normal) / np.where(
+            np.abs(along) < 1e-6, 1e-6, along
+        )
         nearer = (z > NEAREST) & (z < FARTHEST) & (z < met)
         nearer &= origins[:, 2] + np.where(nearer, z, 0) * rays[:, 2] <= bound.top
         met[nearer], which[nearer] = z[nearer], number

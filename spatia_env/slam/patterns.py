@@ -154,7 +154,7 @@ def _copies(
     rest: np.ndarray, plain: np.ndarray, rows: np.ndarray, columns: np.ndarray, shifts: list[tuple[int, int]]
 ) -> np.ndarray:
     """The pattern [N, 3] in unknown cells: the median of copies from known ones; 0 where no shift leads to any."""
-    found = np.full((len(rows), COPIES, 3), np.nan, dtype=np.float32)
+    found = np.zeros((len(rows), COPIES, 3), dtype=np.float32)
     count = np.zeros(len(rows), dtype=np.int64)
     left = np.arange(len(rows))
     for down, right in shifts:
@@ -167,12 +167,12 @@ def _copies(
             found[chosen, count[chosen]] = rest[r[known], c[known]]
             count[chosen] += 1
             left = left[count[left] < COPIES]
-    return np.where(count[:, None] > 0, _median(found, count), 0)
+    return _median(found, count)
 
 
 def _median(values: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """Medians [N, 3] of the first `count` [N] of up to three values [N, 3, 3]; the mean of two."""
-    first, second, third = (np.nan_to_num(values[:, i]) for i in range(COPIES))
+    """Medians [N, 3] of the first `count` [N] of three values [N, 3, 3], of which the others are 0; the mean of two."""
+    first, second, third = values.transpose(1, 0, 2)
     three = np.maximum(np.minimum(first, second), np.minimum(np.maximum(first, second), third))
     two = (first + second) / 2
     return np.where(count[:, None] >= 3, three, np.where(count[:, None] == 2, two, first))
