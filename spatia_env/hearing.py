@@ -37,6 +37,12 @@ LEAST_COSINE = 0.35
 STANDS_MARGIN, ENDS_MARGIN = 0.05, 0.15
 """By so much what cannot be (the beginning of what stands, the end of what does not) outdoes what can: then a sentence
 says nothing new. Endings are hard to tell apart, so one that can be is taken for another more easily."""
+RIVALS = 0.06
+"""A beginning and the end of the same whose scores lie closer are told apart by a line between all beginnings and all
+endings of light and air (`Recogniser.ends`): words for fog are near each other whether it comes or goes.
+"""
+RIDGE = 0.3
+"""Penalty of that line; from 0.1 to 3 it tells 90 to 92 % of held-out known sentences."""
 
 DENIALS = re.compile(r"\b(no|not|never|nothing|nobody|none|neither|nor|without|stays?|remains?|\w+n't)\b")
 """Words that deny. A sentence with one asks for nothing, unless it ends what stands ("no more snow falls")."""
@@ -61,10 +67,17 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Recogniser:
-    """Known sentences: unit vectors [N, D], and i64 labels [N]: indices of `EVENT_NAMES`, `OTHERS` or `ELSEWHERE`."""
+    """What sentences are compared with.
+
+    Attributes:
+        vectors: Unit vectors of known sentences [N, D].
+        labels: i64 [N]: indices of `EVENT_NAMES`, `OTHERS` or `ELSEWHERE`.
+        ends: [D + 1], a line between beginnings and endings: weights of a unit vector and what is added (`ending_line`).
+    """
 
     vectors: Tensor
     labels: Tensor
+    ends: Tensor
 
     @classmethod
     def load(cls, path: Path = VECTORS) -> "Recogniser":
@@ -72,7 +85,9 @@ class Recogniser:
         from safetensors.torch import load_file
 
         tensors = load_file(path)
-        return cls(F.normalize(tensors["vectors"].float(), dim=-1), tensors["labels"].long())
+        return cls(
+            F.normalize(tensors["vectors"].float(), dim=-1), tensors["labels"].long(), tensors["ends"].float()
+        )
 
     def scores(self, vector: Tensor) -> Tensor:
         """For each label, the mean cosine [E + 2] of its nearest known sentences to a sentence's vector [D]."""
@@ -84,15 +99,49 @@ class Recogniser:
         """What a sentence with this vector [D] asks for while conditions stand."""
         scores = self.scores(vector)
         events, (others, elsewhere) = scores[:OTHERS], scores[OTHERS:].tolist()
+        if float(events.max()) < max(others, elsewhere, LEAST_COSINE):
+            return Judgement("", silent=elsewhere >= max(others, LEAST_COSINE))
+        events = self._without_rivals(events, vector)
         possible = torch.tensor([_possible(name, standing) for name in EVENT_NAMES])
         first, best = int(events.argmax()), int(torch.where(possible, events, -torch.inf).argmax())
-        if float(events[first]) < max(others, elsewhere, LEAST_COSINE):
-            return Judgement("", silent=elsewhere >= max(others, LEAST_COSINE))
         ends = [bool(event(EVENT_NAMES[index]).ends) for index in (first, best)]
         margin = ENDS_MARGIN if all(ends) else STANDS_MARGIN
         if float(events[first] - events[best]) > margin:
             return Judgement("", silent=True)
         return Judgement(EVENT_NAMES[best])
+
+    def _without_rivals(self, events: Tensor, vector: Tensor) -> Tensor:
+        """Scores [E] of events, the less likely of a beginning and its end at -1 where they are close."""
+        out, is_end = events.clone(), self.is_end(vector)
+        for end, name in enumerate(EVENT_NAMES):
+            if event(name).ends:
+                begin = EVENT_NAMES.index(event(name).ends)
+                if abs(float(events[begin] - events[end])) < RIVALS:
+                    out[begin if is_end else end] = -1.0
+        return out
+
+    def is_end(self, vector: Tensor) -> bool:
+        """Whether a sentence about light or air with this vector [D] speaks of an end."""
+        return float(F.normalize(vector, dim=0) @ self.ends[:-1] + self.ends[-1]) > 0
+
+
+def ending_line(vectors: Tensor, labels: Tensor) -> Tensor:
+    """A line [D + 1] between the beginnings (-1) and the endings (1) among known sentences, by ridge regression.
+
+    Args:
+        vectors: Unit vectors [N, D].
+        labels: i64 [N], as of `Recogniser`.
+    """
+    sides = torch.zeros(ELSEWHERE + 1, dtype=torch.float64)
+    for index, name in enumerate(EVENT_NAMES):
+        sides[index] = {"condition": -1.0, "ending": 1.0}.get(event(name).kind, 0.0)
+    side = sides[labels]
+    known, side = vectors[side != 0].double(), side[side != 0]
+    middle = known.mean(0)
+    centred = known - middle
+    within = centred.T @ centred + RIDGE * torch.eye(vectors.shape[1], dtype=torch.float64)
+    weight = torch.linalg.solve(within, centred.T @ side)
+    return torch.cat([weight, -(middle @ weight)[None]]).float()
 
 
 def understand(text: str, standing: tuple[str, ...] = ()) -> tuple[str, ...]:

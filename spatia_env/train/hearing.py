@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spatia_env.hearing import ELSEWHERE, OTHERS, VECTORS, Recogniser, judge
+from spatia_env.hearing import ELSEWHERE, OTHERS, VECTORS, Recogniser, ending_line, judge
 from spatia_env.model.sentences import sentence_encoder
 from spatia_env.train.files import write_tensors
 from spatia_env.vocabulary import ELSEWHERE as OTHER_THINGS
@@ -25,10 +25,9 @@ class HearingConfig:
 def train_hearing(config: HearingConfig) -> dict[str, Any]:
     """Encode every known sentence (half a minute) and write the vectors; returns figures on dev sentences."""
     known = known_sentences()
-    recogniser = Recogniser(
-        vectors_of([text for text, _ in known]), torch.tensor([label for _, label in known])
-    )
-    tensors = {"vectors": recogniser.vectors.half(), "labels": recogniser.labels.to(torch.uint8)}
+    vectors, labels = vectors_of([text for text, _ in known]), torch.tensor([label for _, label in known])
+    recogniser = Recogniser(vectors, labels, ending_line(vectors, labels))
+    tensors = {"vectors": vectors.half(), "labels": labels.to(torch.uint8), "ends": recogniser.ends}
     write_tensors(config.out, tensors)
     return {"sentences": len(known), **dev_figures(recogniser)}
 
