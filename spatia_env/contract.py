@@ -18,7 +18,7 @@ from spatia_env.slam.continuation import Continued
 from spatia_env.slam.geometry import Geometry
 from spatia_env.slam.tracking import TrackResult
 from spatia_env.spaces import EventText, PathBox
-from spatia_env.world import WorldState
+from spatia_env.world import World, WorldState
 
 MAX_DEPTH = 50.0
 """Upper bound in metres of the depth observation."""
@@ -69,6 +69,26 @@ def observe(frames: Tensor, depth: Tensor, path: Tensor, known: Tensor) -> dict[
         "depth": np.array(depth.clamp(0, MAX_DEPTH).numpy(), dtype=np.float32),
         "pose": np.array(path.numpy(), dtype=np.float32),
         "known": known.numpy().astype(np.uint8) * 255,
+    }
+
+
+def standing(state: WorldState, path: Tensor) -> dict[str, np.ndarray]:
+    """The observation of T copies of a world's last frame along `path` [T, 4, 4]: nothing in it is imagined now."""
+    count = len(path)
+    frames = state.preceding_frames[-1].expand(count, *state.size, 3)
+    known = torch.ones(count, *state.size, dtype=torch.bool)
+    return observe(frames, state.depth.expand(count, *state.size), path, known)
+
+
+def revisit(world: World, observation: dict[str, np.ndarray]) -> dict[str, Any]:
+    """How like the stored keyframe the last frame is, where the camera is back at one; else empty."""
+    state = world.state
+    keyframe = None if state.conditions else world.revisited(state.c2w)
+    if keyframe is None:
+        return {}
+    return {
+        "step": keyframe.step,
+        "psnr": psnr(observation["frames"][-1], keyframe.frame.numpy()),
     }
 
 

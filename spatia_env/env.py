@@ -186,7 +186,7 @@ class SpatiaEnv(gym.Env):
         watch, world, before, path = pending.watch, self.world, self.world.state, pending.path
         view, heard = pending.view, pending.heard
         if view is None or heard is None or frames is None:
-            return self._with_blocked(pending, self._stay(path, watch))
+            return self._stay(pending)
         located = self._locate(pending, frames)
         geometry, tracked = located.geometry, located.tracked
         remember = World(located.state, world.remembers).remember
@@ -201,13 +201,13 @@ class SpatiaEnv(gym.Env):
             after, c2w=path[-1], moving=moving, ledger=ledger, conditions=heard.conditions
         )
         observation = contract.observe(frames, geometry.depth, path, view.known)
-        info = contract.describe(world.state, before, growth, tracked, self._revisit(observation))
+        info = contract.describe(world.state, before, growth, tracked, contract.revisit(world, observation))
         if self.debug:
             assert pending.references is not None
             info["debug"] = contract.intermediates(
                 view, pending.references, list(pending.scores), heard.text, geometry, pending.continued
             )
-        return self._with_blocked(pending, self._finish(observation, growth, info, watch, tracked))
+        return self._finish(pending, observation, growth, info, tracked)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -233,7 +233,7 @@ class SpatiaEnv(gym.Env):
             World(state, self.remembers), self._open_judge(options), copy.copy(self.task),
         )  # fmt: skip
         path = state.c2w.expand(self.shape.num_frames, 4, 4)
-        observation = self._standing(path)
+        observation = contract.standing(state, path)
         info = contract.describe(
             state, state, Growth(added=state.memory.num_points), contract.unchanged(path), {}
         )
@@ -277,7 +277,9 @@ class SpatiaEnv(gym.Env):
         self.scene, self._world = scene, World(state, self.remembers)
         self.estimator = open_oracle(scene, self.size) if self.slam == "simulator" else self._network
         self.judge = self._open_judge({} if scene is None else {"scene": scene})
-        self._frames = list(self._standing(state.c2w.expand(self.shape.num_frames, 4, 4))["frames"].copy())
+        self._frames = list(
+            contract.standing(state, state.c2w.expand(self.shape.num_frames, 4, 4))["frames"].copy()
+        )
 
     def snapshot(self) -> WorldState:
         """The world as it is now, to return to with `restore`; O(1)."""
@@ -326,11 +328,6 @@ class SpatiaEnv(gym.Env):
             return path, {}
         return halted(self.world.memory, self.world.c2w, path)
 
-    def _with_blocked(self, pending: Pending, step: Step) -> Step:
-        if self.block_collisions:
-            step[4]["blocked"] = dict(pending.blocked)
-        return step
-
     def _decode(self, action: Any) -> tuple[Tensor, str]:
         motion, event = actions.decode_action(action, self.kind, self.shape.num_frames, *self.limits)
         c2w = self.world.c2w
@@ -376,51 +373,35 @@ class SpatiaEnv(gym.Env):
         same = bool((path - state.c2w).abs().max() < STILL_TWIST)
         return same and not event and not state.moving and not self.render_only
 
-    def _stay(self, path: Tensor, watch: Stopwatch) -> Step:
-        world, before = self.world, self.world.state
-        observation = self._standing(path)
+    def _stay(self, pending: Pending) -> Step:
+        world, before, path = self.world, self.world.state, pending.path
+        observation = contract.standing(before, path)
         history = torch.cat([before.preceding_frames, torch.from_numpy(observation["frames"])])
         history = history[-len(before.preceding_frames) :].clone()
         world.state = dataclasses.replace(before, step=before.step + 1, preceding_frames=history)
         info = contract.describe(
-            world.state, before, Growth(), contract.unchanged(path), self._revisit(observation)
+            world.state, before, Growth(), contract.unchanged(path), contract.revisit(world, observation)
         )
         if self.debug:
             view = world.render(path)
             info["debug"] = contract.intermediates(view, torch.zeros(0, *self.size, 3), [], "", None)
-        return self._finish(observation, Growth(), info, watch)
-
-    def _standing(self, path: Tensor) -> dict[str, np.ndarray]:
-        """The observation of T copies of the last frame: nothing in it is imagined now."""
-        state, count = self.world.state, self.shape.num_frames
-        frames = state.preceding_frames[-1].expand(count, *self.size, 3)
-        known = torch.ones(count, *self.size, dtype=torch.bool)
-        return contract.observe(frames, state.depth.expand(count, *self.size), path, known)
-
-    def _revisit(self, observation: dict[str, np.ndarray]) -> dict[str, Any]:
-        """How like the stored keyframe the last frame is, where the camera is back at one; else empty."""
-        state = self.world.state
-        keyframe = None if state.conditions else self.world.revisited(state.c2w)
-        if keyframe is None:
-            return {}
-        return {
-            "step": keyframe.step,
-            "psnr": contract.psnr(observation["frames"][-1], keyframe.frame.numpy()),
-        }
+        return self._finish(pending, observation, Growth(), info)
 
     def _finish(
         self,
+        pending: Pending,
         observation: dict[str, np.ndarray],
         growth: Growth,
         info: dict[str, Any],
-        watch: Stopwatch,
         tracked: TrackResult | None = None,
     ) -> Step:
         drift = 0.0 if tracked is None else tracked.translation + tracked.rotation / 90
         result = self.task.evaluate(self._context(observation, growth, drift))
         info |= judging.report(result)
         if self.timings:
-            info["seconds"] = watch.report()
+            info["seconds"] = pending.watch.report()
+        if self.block_collisions:
+            info["blocked"] = dict(pending.blocked)
         self._frames = list(observation["frames"].copy())
         # The task truncates what has become mush; the time limit is TimeLimit's, which gym.make adds.
         return observation, result.reward, result.terminated, result.truncated, info

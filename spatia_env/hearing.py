@@ -72,7 +72,8 @@ class Recogniser:
     Attributes:
         vectors: Unit vectors of known sentences [N, D].
         labels: i64 [N]: indices of `EVENT_NAMES`, `OTHERS` or `ELSEWHERE`.
-        ends: [D + 1], a line between beginnings and endings: weights of a unit vector and what is added (`ending_line`).
+        ends: [D + 1], a line between beginnings and endings: weights of a unit vector, and what is added to
+            their sum (`ending_line`).
     """
 
     vectors: Tensor
