@@ -48,11 +48,14 @@ class SwitchedEnv(SpatiaEnv):
         block = round(self.empty_memory.block / voxel) * voxel
         self.empty_memory = dataclasses.replace(self.empty_memory, voxel=voxel, block=block)
 
+    def prepare(self, action: Any) -> Pending:
+        """Decode an action and look into memory; see `SpatiaEnv.prepare`."""
+        pending = super().prepare(action)
+        return pending if self.continues else dataclasses.replace(pending, continued=None)
+
     def request(self, pending: Pending) -> ClipRequest:
         """What the model is asked for the clip of a prepared step."""
         view = pending.view
-        if not self.continues:
-            pending = dataclasses.replace(pending, continued=None)
         if self.show_render or view is None:
             return super().request(pending)
         nothing = Render(*(torch.zeros_like(part) for part in (view.rgb, view.depth, view.known)))
