@@ -118,11 +118,17 @@ class _Rays:
         )
 
     def show(
-        self, out: Continued, z: np.ndarray, at: np.ndarray, rgb: np.ndarray, wanted: np.ndarray
+        self,
+        out: Continued,
+        z: np.ndarray,
+        at: np.ndarray,
+        rgb: np.ndarray,
+        wanted: np.ndarray,
+        upright: bool = False,
     ) -> None:
         """Write into `out` the depths `z` [N] and the pattern of samples `rgb` at places `at`, where it is `wanted`."""
         if len(at) >= LEAST_SAMPLES and len(wanted) >= LEAST_PIXELS:
-            found = continue_pattern(at, rgb, wanted)
+            found = continue_pattern(at, rgb, wanted, upright)
             out.rgb.permute(0, 2, 3, 1)[self.pixels] = torch.from_numpy(found).clamp(0, 1)
             out.depth[self.pixels] = torch.from_numpy(z)
 
@@ -153,7 +159,7 @@ def continue_surfaces(rgb: Tensor, depth: Tensor, known: Tensor, c2w: Tensor, K:
         mine = rays.only(which == number)
         z, axes = met[which == number], _axes(bound.plane)
         wanted = (mine.origins + z[:, None] * mine.directions) @ axes
-        mine.show(out, z, points[on] @ axes, colours[on], wanted)
+        mine.show(out, z, points[on] @ axes, colours[on], wanted, bound.plane.upright)
     if open_air:
         mine, away = rays.only(which < 0), points[backdrop] - eye
         z = float(np.median(np.linalg.norm(away, axis=1))) / np.linalg.norm(mine.directions, axis=1)

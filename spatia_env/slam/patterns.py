@@ -27,6 +27,8 @@ GAP = 5
 STRANGE, STRANGE_SPREAD, STRANGE_SQUARE = 0.15, 3.0, 7
 """What differs by this much in colour from a plane's median, and by as many times its median difference, does not
 belong to the pattern. Means over squares of so many cells are compared, so that joints do."""
+RIM = 15
+"""Cells along each side of a square around what is strange that is left out as well: a window's frame."""
 STRANGE_MOST = 0.25
 """Of more than this share the plane is made: stripes."""
 CROP = 192
@@ -37,6 +39,8 @@ LEAST_OVERLAP = 0.15
 """Share of the known cells that must still lie on each other after a shift."""
 LEAST_LIKENESS = 1.2
 """Difference after a shift, in units of that of cells drawn at random, above which it tells nothing."""
+STOREY = 0.02
+"""Of an upright plane: what a shift by a row costs, as a difference."""
 SHIFTS, COPIES = 10, 3
 """So many of the best shifts are tried until a cell has so many copies."""
 MULTIPLES = (1, -1, 2, -2, 3, -3, 4, -4, 6, -6, 8, -8, 12, -12)
@@ -84,10 +88,13 @@ class _Grid:
         return found[0, :, 0].T.numpy()
 
 
-def continue_pattern(seen_at: np.ndarray, rgb: np.ndarray, wanted_at: np.ndarray) -> np.ndarray:
+def continue_pattern(
+    seen_at: np.ndarray, rgb: np.ndarray, wanted_at: np.ndarray, upright: bool = False
+) -> np.ndarray:
     """Colours [M, 3] of a plane at places `wanted_at` [M, 2], from samples `rgb` [N, 3] in [0, 1] at `seen_at` [N, 2].
 
-    Where the plane has been seen, it is shown as it was seen.
+    Where the plane has been seen, it is shown as it was seen. If it is `upright` (the second coordinate is the height),
+    copies rather keep their height: skirting stays at the floor.
     """
     grid = _Grid.around(seen_at, wanted_at)
     seen, known = _without_gaps(*grid.means(seen_at, rgb))
@@ -99,15 +106,17 @@ def continue_pattern(seen_at: np.ndarray, rgb: np.ndarray, wanted_at: np.ndarray
     wanted[index] = True
     rows, columns = np.nonzero(wanted.reshape(grid.shape) & ~known)
     if len(rows):
-        rest[rows, columns] = _copies(rest, plain, rows, columns, best_shifts(rest.mean(-1), plain))
+        rest[rows, columns] = _copies(
+            rest, plain, rows, columns, best_shifts(rest.mean(-1), plain, STOREY if upright else 0.0)
+        )
     return grid.sample(np.where(known[..., None], seen, light + rest), wanted_at)
 
 
-def best_shifts(picture: np.ndarray, known: np.ndarray) -> list[tuple[int, int]]:
+def best_shifts(picture: np.ndarray, known: np.ndarray, storey: float = 0.0) -> list[tuple[int, int]]:
     """Shifts (rows, columns) at which a picture [h, w] agrees best with itself where it is `known` [h, w].
 
     They are minima of the mean squared difference over what overlaps, best first: half of them along rows, half along
-    columns, and one of each pair of opposite shifts.
+    columns, and one of each pair of opposite shifts. Each row of a shift counts as a difference of `storey`.
     """
     picture, known = _cropped(picture, known)
     if not known.any():
@@ -117,6 +126,7 @@ def best_shifts(picture: np.ndarray, known: np.ndarray) -> list[tuple[int, int]]
     difference = np.where(overlap >= LEAST_OVERLAP * known.sum(), difference / max(spread, 1e-9), np.inf)
     rows, columns = (np.arange(-(s // 2), s - s // 2) for s in difference.shape)
     difference[rows[:, None] ** 2 + columns**2 < LEAST_SHIFT**2] = np.inf
+    difference = difference + storey * np.abs(rows)[:, None]
     half = (rows[:, None] > 0) | ((rows[:, None] == 0) & (columns > 0))
     lowest = (minimum_filter(difference, 5) == difference) & half & (difference < LEAST_LIKENESS)
     where = np.argwhere(lowest)
@@ -201,8 +211,8 @@ def _strange(seen: np.ndarray, known: np.ndarray) -> np.ndarray:
     strange = known & (away > max(STRANGE, STRANGE_SPREAD * float(np.median(away[known]))))
     if strange.sum() > STRANGE_MOST * known.sum():
         return np.zeros_like(known)
-    # Near its edge a mean is only half strange.
-    return known & maximum_filter(strange, STRANGE_SQUARE)
+    # Near its edge a mean is only half strange, and a frame may be no stranger than the wall around it.
+    return known & maximum_filter(strange, RIM)
 
 
 def _light(seen: np.ndarray, plain: np.ndarray) -> np.ndarray:
