@@ -69,11 +69,15 @@ def test_copies_on_a_wall_rather_keep_their_height(monkeypatch):
 
 
 def test_a_frame_that_is_hardly_stranger_than_its_wall_is_left_out_with_its_window():
-    seen_at, wanted_at = samples((0, 0), (3, 2)), samples((3, 0), (4.5, 2), 0.03)
-    rgb = np.full((len(seen_at), 3), 0.7, np.float32)
-    away = np.abs(seen_at - [1.3, 1.2]).max(1)
-    rgb[away < 0.54], rgb[away < 0.36] = 0.82, 0.2
-    assert np.abs(continue_pattern(seen_at, rgb, wanted_at) - 0.7).max() < 0.05
+    rows, columns = np.mgrid[:H, :W]
+    away = np.maximum(np.abs(rows - 30), np.abs(columns - 40))
+    seen = np.full((H, W, 3), 0.7, np.float32)
+    seen[away < 16], seen[away < 11] = 0.82, 0.2
+    known = np.ones((H, W), bool)
+    left_out = patterns._strange(seen, known)
+    assert left_out[away < 16].all() and not left_out[away > 24].any()
+    known[:, 40:] = False
+    assert not patterns._strange(seen, known)[:, 40:].any()
 
 
 def test_tiles_go_on_in_step():
