@@ -35,7 +35,15 @@ def batch(rows=2, h=4, w=6, references=1) -> Batch:
     index = torch.zeros(3, dtype=torch.int64)
     plane = torch.ones(3, 1, 16 * h, 16 * w)
     pixels = Pixels(
-        index, index, picture, picture, plane, plane, plane[:, 0] > 0, plane.expand(-1, 2, -1, -1)
+        index,
+        index,
+        picture,
+        picture,
+        plane,
+        plane,
+        plane[:, 0] > 0,
+        plane.expand(-1, 2, -1, -1),
+        plane.expand(-1, 4, -1, -1),
     )
     return Batch(conditions, latents(8), torch.ones(rows, 1, 8, h, w), pixels)
 
