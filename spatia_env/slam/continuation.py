@@ -180,13 +180,17 @@ def follow_surfaces(geometry: Geometry, rgb: Tensor, continued: Continued) -> tu
         The geometry, and which pixels [T, H, W] follow: at least `FOLLOWING` of those around them look as told.
     """
     told = continued.depth > 0
-    alike = told & ((rgb - continued.rgb).abs().amax(1) < ALIKE) & (geometry.dynamic <= 0.5)
-    share = F.avg_pool2d(alike.float()[:, None], AROUND, 1, AROUND // 2, count_include_pad=False)[:, 0]
-    around = F.avg_pool2d(told.float()[:, None], AROUND, 1, AROUND // 2, count_include_pad=False)[:, 0]
-    follows = told & (share >= FOLLOWING * around) & (geometry.dynamic <= 0.5)
+    still = told & (geometry.dynamic <= 0.5)
+    alike = still & ((rgb - continued.rgb).abs().amax(1) < ALIKE)
+    follows = still & (_share_around(alike) >= FOLLOWING * _share_around(told))
     depth = torch.where(follows, continued.depth, geometry.depth)
     confidence = torch.where(follows, geometry.confidence.clamp_min(CONFIDENCE), geometry.confidence)
     return dataclasses.replace(geometry, depth=depth, confidence=confidence), follows
+
+
+def _share_around(mask: Tensor) -> Tensor:
+    """Share [T, H, W] of the pixels in a square around each that are in a mask [T, H, W]."""
+    return F.avg_pool2d(mask.float()[:, None], AROUND, 1, AROUND // 2, count_include_pad=False)[:, 0]
 
 
 def find_bounds(planes: list[Plane], points: np.ndarray, eye: np.ndarray) -> tuple[list[Bound], np.ndarray]:

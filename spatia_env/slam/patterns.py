@@ -190,11 +190,9 @@ def _median(values: np.ndarray, count: np.ndarray) -> np.ndarray:
 
 def _without_gaps(seen: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A picture [h, w, 3] with the gaps between its samples closed by what is around them, and where it is known."""
-    mask = known.astype(np.float32)
-    share = uniform_filter(mask, GAP)
+    around, share = _around(seen, known, GAP)
     # What is near the samples on all sides: a closing.
     closed = minimum_filter(maximum_filter(known, GAP), GAP) & (share > 1e-4)
-    around = np.stack([uniform_filter(seen[..., c] * mask, GAP) for c in range(3)], axis=-1)
     gaps = closed & ~known
     out = seen.copy()
     out[gaps] = around[gaps] / share[gaps][:, None]
@@ -203,16 +201,21 @@ def _without_gaps(seen: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.n
 
 def _strange(seen: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Where a plane [h, w, 3] looks unlike most of it."""
-    mask = known.astype(np.float32)
-    share = np.maximum(uniform_filter(mask, STRANGE_SQUARE), 1e-4)
-    mean = np.stack([uniform_filter(seen[..., c] * mask, STRANGE_SQUARE) for c in range(3)], axis=-1)
-    mean = mean / share[..., None]
+    around, share = _around(seen, known, STRANGE_SQUARE)
+    mean = around / np.maximum(share, 1e-4)[..., None]
     away = np.abs(mean - np.median(mean[known], axis=0)).max(-1)
     strange = known & (away > max(STRANGE, STRANGE_SPREAD * float(np.median(away[known]))))
     if strange.sum() > STRANGE_MOST * known.sum():
         return np.zeros_like(known)
     # Near its edge a mean is only half strange, and a frame may be no stranger than the wall around it.
     return known & maximum_filter(strange, RIM)
+
+
+def _around(seen: np.ndarray, known: np.ndarray, square: int) -> tuple[np.ndarray, np.ndarray]:
+    """Known colours of squares of cells, averaged over all of their cells [h, w, 3], and the share known [h, w]."""
+    mask = known.astype(np.float32)
+    sums = np.stack([uniform_filter(seen[..., c] * mask, square) for c in range(3)], axis=-1)
+    return sums, uniform_filter(mask, square)
 
 
 def _light(seen: np.ndarray, plain: np.ndarray) -> np.ndarray:
