@@ -13,9 +13,9 @@ import numpy as np
 
 from spatia_env.checks import as_real_array, check_keys, near_miss
 from spatia_env.errors import ActionError, PoseError
+from spatia_env.events.vocabulary import EVENT_VOCABULARY
 from spatia_env.poses import rigid_problem
 from spatia_env.spaces import MAX_EVENT_LENGTH, MAX_REACH, normalise_text
-from spatia_env.vocabulary import EVENT_VOCABULARY
 
 MAX_TRANSLATION = 0.5
 """Metres per clip along an axis at `camera` = 1."""

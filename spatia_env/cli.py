@@ -27,11 +27,12 @@ class Command:
 
 
 COMMANDS: dict[str, Command] = {
-    "demo": Command("spatia_env.demo", "walk through a generated world: a film, a sheet, a point cloud"),
-    "rollout": Command("spatia_env.rollout", "follow the cameras and prompts of a case folder"),
+    "demo": Command(
+        "spatia_env.viewer.demo", "walk through a generated world: a film, a sheet, a point cloud"
+    ),
+    "rollout": Command("spatia_env.release.rollout", "follow the cameras and prompts of a case folder"),
     "view": Command("spatia_env.viewer.cli", "walk, speak, edit and fork a world in the browser"),
-    "gallery": Command("spatia_env.gallery", "write the films and sheets of docs/gallery"),
-    "export-html": Command("spatia_env.export_html", "one page of an episode that opens from disk"),
+    "export-html": Command("spatia_env.viewer.export_html", "one page of an episode that opens from disk"),
     "record": Command(
         "spatia_env.record", "play episodes and write them down: film, JSON, Minari, WebDataset"
     ),
@@ -40,9 +41,11 @@ COMMANDS: dict[str, Command] = {
     ),
     "train": Command("spatia_env.train.cli", "train the parts of the embedded checkpoint from their seeds"),
     "bench": Command("spatia_env.bench.cli", "measure against ground truth; writes results.json and tables"),
-    "convert": Command("spatia_env.convert", "turn the officially released weights into one folder"),
-    "doctor": Command("spatia_env.model.doctor", "say what this machine can run, and why not more"),
-    "info": Command("spatia_env.info", "versions, ids and the embedded checkpoint"),
+    "convert": Command(
+        "spatia_env.models.wan.convert", "turn the officially released weights into one folder"
+    ),
+    "doctor": Command("spatia_env.models.wan.doctor", "say what this machine can run, and why not more"),
+    "info": Command("spatia_env.cli_info", "versions, ids and the embedded checkpoint"),
 }
 
 _HELP = """\

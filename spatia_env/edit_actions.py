@@ -17,7 +17,7 @@ from spatia_env.checks import as_real_array, check_keys
 from spatia_env.errors import ActionError, EditError, WorldFullError
 from spatia_env.memory.cloud import PointCloud
 from spatia_env.memory.history import EditRecord
-from spatia_env.world import World
+from spatia_env.world.world import World
 
 EDITS = ("none", "remove", "move", "recolor", "freeze", "undo", "redo", "insert")
 """What `edit["kind"]` counts from 0; only ever appended to."""

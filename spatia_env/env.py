@@ -14,25 +14,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spatia_env import actions, contract, forking, inputs, judging
-from spatia_env.batching import ClipRequest, Pending, generate_clips, request_clip
-from spatia_env.cameras import orthonormalise, path_from_twist
+from spatia_env import actions, judging
 from spatia_env.errors import ActionError, ClosedEnvError, SpatiaError
-from spatia_env.judges import SimJudge, frontier_distance
-from spatia_env.ledger import listen
-from spatia_env.localisation import Located, locate
+from spatia_env.events.log import listen
+from spatia_env.geometry import orthonormalise, path_from_twist
+from spatia_env.io import fork_guard
+from spatia_env.io.timing import Stopwatch
 from spatia_env.memory.rendering import Render
 from spatia_env.memory.scene import Growth, SceneMemory
-from spatia_env.model.checkpoints import load_checkpoint
-from spatia_env.openings import load_geometry, open_saved, open_world
-from spatia_env.slam.continuation import continue_surfaces
-from spatia_env.slam.geometry import Geometry, GeometryEstimator, static_weight
+from spatia_env.models.clip_request import ClipRequest, Pending, generate_clips, request_clip
+from spatia_env.models.loading import load_checkpoint
+from spatia_env.sim.referee import SimJudge, frontier_distance
+from spatia_env.slam.depth_network import Geometry, GeometryEstimator, static_weight
+from spatia_env.slam.pipeline import Located, locate
+from spatia_env.slam.plane_extrapolation import continue_surfaces
 from spatia_env.slam.tracking import TrackResult
-from spatia_env.starts import open_oracle
-from spatia_env.stopwatch import Stopwatch
 from spatia_env.tasks import TaskContext, make_task
-from spatia_env.world import World, WorldState
-from spatia_env.world_tools import halted
+from spatia_env.world import observation as contract
+from spatia_env.world import options as inputs
+from spatia_env.world.reset import load_geometry, open_saved, open_world
+from spatia_env.world.starts import open_oracle
+from spatia_env.world.tools import halted
+from spatia_env.world.world import World, WorldState
 
 STILL_TWIST = 1e-6
 """Metres and radians below which a move counts as standing still."""
@@ -78,7 +81,7 @@ class SpatiaEnv(gym.Env):
     action: "camera" or "path".
     size: (height, width) in pixels, multiples of 32; None for the checkpoint's own (128x128 for the packaged one).
     model: Name or folder of a checkpoint.
-    model_options: For a folder of official weights, how they are run: see `model.options.OfficialOptions`.
+    model_options: For a folder of official weights, how they are run: see `models.wan.options.OfficialOptions`.
     memory: "points", or "none" to remember nothing but the preceding frames.
     references: How many pictures are retrieved; None for the checkpoint's own number.
     slam: "tiny" (our geometry network and tracking), "simulator" (true depth and masks of the scene, for oracle
@@ -120,7 +123,7 @@ class SpatiaEnv(gym.Env):
         timings: bool = False,
         render_mode: str | None = None,
     ) -> None:
-        forking.torch_is_used()
+        fork_guard.torch_is_used()
         checkpoint = load_checkpoint(model, model_options)
         self.pipeline, self.checkpoint_id = checkpoint.pipeline, checkpoint.id
         self.shape = checkpoint.pipeline.shape
@@ -167,7 +170,7 @@ class SpatiaEnv(gym.Env):
         `request` and `batching.generate_clips` make the clip, `finish` does the rest; `SpatiaVectorEnv` calls
         these parts for many worlds at once. Raises as `step` does.
         """
-        forking.check_not_orphaned()
+        fork_guard.check_not_orphaned()
         watch, world, state = Stopwatch(), self.world, self.world.state
         path, event = self._decode(action)
         path, blocked = self._halted(path)
@@ -219,7 +222,7 @@ class SpatiaEnv(gym.Env):
                 the current world stays as it was.
             ClosedEnvError: After `close`. ForkError: In a process forked after torch was used.
         """
-        forking.check_not_orphaned()
+        fork_guard.check_not_orphaned()
         if self._closed:
             raise ClosedEnvError("reset: this environment was closed; make a new one with gym.make.")
         options = inputs.check_reset_options(options)

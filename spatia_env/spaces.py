@@ -15,8 +15,8 @@ from gymnasium import spaces
 from gymnasium.vector.utils import batch_space
 
 from spatia_env.errors import PromptError
+from spatia_env.events.vocabulary import EVENT_VOCABULARY
 from spatia_env.poses import rigid_problem, se3_exp
-from spatia_env.vocabulary import EVENT_VOCABULARY
 
 MAX_EVENT_LENGTH = 256
 MAX_PROMPT_LENGTH = 2000

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from rooms import room_view
-from spatia_env.cameras import intrinsics_from_fov, look_at, path_from_twist
+from spatia_env.geometry import intrinsics_from_fov, look_at, path_from_twist
 from spatia_env.memory import blocks as blk
 from spatia_env.memory.keyframes import Keyframe
 from spatia_env.memory.scene import SceneMemory

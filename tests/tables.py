@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from maps import map_of_points
-from spatia_env.cameras import intrinsics_from_fov, look_at
+from spatia_env.geometry import intrinsics_from_fov, look_at
 from spatia_env.memory import blocks as blk
 from spatia_env.memory.cloud import PointCloud
 from spatia_env.memory.editing import Box

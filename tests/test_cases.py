@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spatia_env.cases import read_case, read_w2c, write_poses
 from spatia_env.errors import CaseError
 from spatia_env.poses import invert, path_of_twist
+from spatia_env.release.case import read_case, read_w2c, write_poses
 
 H, W = 60, 96
 

@@ -8,8 +8,8 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from maps import clip_at, grid_points, map_of_points, room_map, same_map
-from spatia_env.cameras import intrinsics_from_fov, look_at
 from spatia_env.errors import EditError
+from spatia_env.geometry import intrinsics_from_fov, look_at
 from spatia_env.memory.cloud import PointCloud
 from spatia_env.memory.editing import (
     Box,

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from spatia_env.cameras import intrinsics_from_fov, look_at
+from spatia_env.geometry import intrinsics_from_fov, look_at
 from spatia_env.memory.carving import MARGIN
 from spatia_env.memory.free_space import seen_through
 from spatia_env.memory.keyframes import Keyframe

@@ -8,21 +8,14 @@ import torch
 
 from maps import room_map, same_map
 from rooms import room_view
-from spatia_env.cameras import (
-    intrinsics_from_fov,
-    invert_se3,
-    look_at,
-    path_from_twist,
-    pose_error,
-    se3_exp,
-)
-from spatia_env.localisation import close_loop, locate, spread_correction
+from spatia_env.geometry import intrinsics_from_fov, invert_se3, look_at, path_from_twist, pose_error, se3_exp
 from spatia_env.memory.keyframes import Keyframe
 from spatia_env.memory.scene import SceneMemory
 from spatia_env.memory.warping import one_per_voxel, warp_steps
-from spatia_env.slam.geometry import Geometry
+from spatia_env.slam.depth_network import Geometry
+from spatia_env.slam.pipeline import close_loop, locate, spread_correction
 from spatia_env.slam.tracking import TrackResult
-from spatia_env.world import World, WorldState
+from spatia_env.world.world import World, WorldState
 
 T, H, W = 4, 72, 96
 K = intrinsics_from_fov(60.0, H, W)

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maps import HEIGHT, WIDTH, clip_at, grid_points, map_of_points, room_map, same_map
-from spatia_env.cameras import invert_se3, pixel_rays
 from spatia_env.errors import ActionError, WorldFullError
+from spatia_env.geometry import invert_se3, pixel_rays
 from spatia_env.memory import blocks as blk
 from spatia_env.memory.carving import looked_through
 from spatia_env.memory.fusion import ECHO, FINE_RADIUS, MAX_WEIGHT

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from spatia_env.cameras import intrinsics_from_fov, look_at, path_from_twist
-from spatia_env.model.places import (
+from spatia_env.geometry import intrinsics_from_fov, look_at, path_from_twist
+from spatia_env.models.spatial_conditioning import (
     CELLS,
     FAR,
     PLACE_CHANNELS,

@@ -4,9 +4,11 @@ from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
+import planning
+import prospects
 import pytest
+import seeking
 
-from spatia_env import planning, prospects, seeking
 from spatia_env.poses import distance_and_angle, se3_exp
 from untrained import write_untrained
 

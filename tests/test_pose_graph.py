@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from spatia_env.cameras import invert_se3, path_from_twist, pose_error, se3_exp
 from spatia_env.errors import PoseError
+from spatia_env.geometry import invert_se3, path_from_twist, pose_error, se3_exp
 from spatia_env.slam.pose_graph import Edge, optimise, se3_log
 
 

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from rooms import room_view
-from spatia_env.cameras import intrinsics_from_fov, look_at, path_from_twist
 from spatia_env.errors import DatasetError, PoseError, PromptError, SpatiaError, VideoError
+from spatia_env.geometry import intrinsics_from_fov, look_at, path_from_twist
 from spatia_env.poses import invert
 from spatia_env.train.posed import camera_files, read_cameras, read_captions, windows, write_cameras
 from spatia_env.train.posed_frames import find_frames, read_planes, read_rows

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spatia_env import cameras, poses
+from spatia_env import geometry, poses
 from spatia_env.errors import PoseError
 
 TWIST = st.lists(st.floats(-3, 3), min_size=6, max_size=6).map(np.array)
@@ -14,7 +14,7 @@ TWIST = st.lists(st.floats(-3, 3), min_size=6, max_size=6).map(np.array)
 @given(TWIST)
 def test_exp_agrees_with_the_torch_twin_and_is_rigid(twist):
     ours = poses.se3_exp(twist)
-    theirs = cameras.se3_exp(torch.tensor(twist, dtype=torch.float64)).numpy()
+    theirs = geometry.se3_exp(torch.tensor(twist, dtype=torch.float64)).numpy()
     np.testing.assert_allclose(ours, theirs, atol=1e-7)
     assert poses.rigid_problem(ours) == ""
     np.testing.assert_allclose(poses.invert(ours) @ ours, np.eye(4), atol=1e-9)
@@ -49,7 +49,7 @@ def test_signs_of_the_axes():
 
 def test_path_agrees_with_the_torch_twin():
     twist = np.array([0.3, 0.1, -0.2, 0.2, 0.5, -0.1])
-    theirs = cameras.path_from_twist(torch.eye(4, dtype=torch.float64), torch.tensor(twist), 5).numpy()
+    theirs = geometry.path_from_twist(torch.eye(4, dtype=torch.float64), torch.tensor(twist), 5).numpy()
     np.testing.assert_allclose(poses.path_of_twist(twist, 5), theirs, atol=1e-9)
 
 

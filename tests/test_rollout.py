@@ -5,12 +5,13 @@ import pytest
 from PIL import Image
 
 from contract_env import ContractEnv, T
-from spatia_env import cli, rollout
-from spatia_env.cases import read_case, write_poses
+from spatia_env import cli
 from spatia_env.errors import CaseError
 from spatia_env.pictures import fit_image
 from spatia_env.poses import invert, path_of_twist
-from spatia_env.rollout import RolloutConfig, clips_of, run_rollout
+from spatia_env.release import rollout
+from spatia_env.release.case import read_case, write_poses
+from spatia_env.release.rollout import RolloutConfig, clips_of, run_rollout
 from spatia_env.video import read_video
 from test_cases import write_case
 

@@ -5,7 +5,15 @@ import itertools
 import pytest
 import torch
 
-from spatia_env.slam.semiglobal import CHANGE, CONTRAST, JUMP, JUMP_SIZE, LEAST_CONTRAST, change_cost, sweeps
+from spatia_env.slam.semi_global_matching import (
+    CHANGE,
+    CONTRAST,
+    JUMP,
+    JUMP_SIZE,
+    LEAST_CONTRAST,
+    change_cost,
+    sweeps,
+)
 
 
 def _edge(a, b):

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from contract_env import ContractEnv, T
 from spatia_env.errors import PromptError
+from spatia_env.events.vocabulary import EVENT_VOCABULARY
 from spatia_env.poses import path_of_twist
 from spatia_env.spaces import EventText, PathBox, normalise_text
-from spatia_env.vocabulary import EVENT_VOCABULARY
 
 ALL = [EventText(), EventText(40, ("", "rain", "ça va")), PathBox(5), PathBox(3, batch=(2,))]
 

@@ -5,11 +5,11 @@ import dataclasses
 import torch
 
 from rooms import room_view
-from spatia_env.cameras import intrinsics_from_fov, look_at
+from spatia_env.geometry import intrinsics_from_fov, look_at
 from spatia_env.memory.keyframes import Keyframe
 from spatia_env.memory.scene import SceneMemory
 from spatia_env.memory.standing import standing
-from spatia_env.world import World, WorldState
+from spatia_env.world.world import World, WorldState
 
 H, W, T = 48, 64, 8
 K = intrinsics_from_fov(60, H, W)

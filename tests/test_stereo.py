@@ -7,14 +7,14 @@ import torch
 
 from maps import same_map
 from rooms import room_view
-from spatia_env.cameras import intrinsics_from_fov, invert_se3, look_at, project, se3_exp, unproject
+from spatia_env.geometry import intrinsics_from_fov, invert_se3, look_at, project, se3_exp, unproject
 from spatia_env.memory.keyframes import Keyframe
 from spatia_env.memory.scene import SceneMemory
 from spatia_env.memory.warping import slide
-from spatia_env.revision import candidates, revise
-from spatia_env.slam import stereo
-from spatia_env.slam.stereo import refine
-from spatia_env.world import WorldState
+from spatia_env.slam import multi_view_stereo
+from spatia_env.slam.depth_refinement import candidates, revise
+from spatia_env.slam.multi_view_stereo import refine
+from spatia_env.world.world import WorldState
 
 H, W = 64, 80
 K = intrinsics_from_fov(60, H, W)
@@ -99,21 +99,23 @@ def test_path_costs_equal_a_search_over_all_offsets():
     for count in (1, 2, 7, 25):
         costs, edge = (torch.rand(*shape, generator=generator) for shape in ((count, 2, 9), (2, 9)))
         labels = torch.arange(count)
-        change = (stereo.SLOPE * (labels[:, None] - labels).abs()).clamp_max(stereo.JUMP)
+        change = (multi_view_stereo.SLOPE * (labels[:, None] - labels).abs()).clamp_max(
+            multi_view_stereo.JUMP
+        )
         slow = (costs[:, None] + edge * change[..., None, None]).amin(0)
-        assert torch.allclose(stereo._reached(costs, costs.amin(0), edge), slow, atol=1e-6)
+        assert torch.allclose(multi_view_stereo._reached(costs, costs.amin(0), edge), slow, atol=1e-6)
 
 
 def test_places_along_rays_and_least_values_equal_the_obvious():
     generator = torch.Generator().manual_seed(1)
     depth = 1 + torch.rand(H, W, generator=generator)
     rays, offsets = unproject(depth, K, HERE).flatten(0, 1) - HERE[:3, 3], torch.tensor([-0.2, 0.0, 0.1])
-    uv, z = stereo._along(HERE[:3, 3], rays, offsets, THERE[0], K)
+    uv, z = multi_view_stereo._along(HERE[:3, 3], rays, offsets, THERE[0], K)
     for row, offset in enumerate(offsets):
         slow_uv, slow_z = project(HERE[:3, 3] + rays * offset.exp(), invert_se3(THERE[:1]), K)
         assert torch.allclose(uv[row], slow_uv[0], atol=1e-3) and torch.allclose(z[row], slow_z[0], atol=1e-5)
     stack = torch.rand(5, 3, 4, generator=generator)
     pooled = torch.nn.functional.avg_pool2d(stack, 3, 1, 1)
-    assert torch.allclose(stereo._box(stack), pooled, atol=1e-6)
+    assert torch.allclose(multi_view_stereo._box(stack), pooled, atol=1e-6)
     for kept in (1, 2, 3):
-        assert stereo._least(stack, kept).equal(stack.sort(0).values[:kept])
+        assert multi_view_stereo._least(stack, kept).equal(stack.sort(0).values[:kept])

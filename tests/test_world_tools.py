@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from maps import HEIGHT, WIDTH, clip_at, grid_points, map_of_points, same_map, view_at
-from spatia_env.cameras import path_from_twist
 from spatia_env.errors import ActionError, EditError, PoseError, WorldFormatError, WorldFullError
+from spatia_env.geometry import path_from_twist
 from spatia_env.memory.cloud import PointCloud
 from spatia_env.memory.regions import Box
-from spatia_env.world_tools import halted
+from spatia_env.world.tools import halted
 from worlds import room_world
 
 AHEAD = Box((2.0, 0.0, 0.0), (0.4, 0.8, 0.8))

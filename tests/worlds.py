@@ -6,8 +6,8 @@ import torch
 
 from maps import HEIGHT, WIDTH, K, keyframes_of, room_map, view_at
 from rooms import room_view
-from spatia_env.ledger import LedgerRow
-from spatia_env.world import World, WorldState
+from spatia_env.events.log import LedgerRow
+from spatia_env.world.world import World, WorldState
 
 
 @cache

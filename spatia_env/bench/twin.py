@@ -15,8 +15,8 @@ from torch import Tensor
 from spatia_env.env import SpatiaEnv
 from spatia_env.errors import ActionError
 from spatia_env.memory.rendering import Render
-from spatia_env.slam.geometry import Geometry
-from spatia_env.vector import view_env
+from spatia_env.slam.depth_network import Geometry
+from spatia_env.vector.sync import view_env
 
 
 class SimulatedEnv(SpatiaEnv):

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spatia_env.cameras import check_intrinsics
 from spatia_env.checks import as_real_number
 from spatia_env.errors import ActionError
+from spatia_env.geometry import check_intrinsics
 from spatia_env.memory.keyframes import Keyframe
 from spatia_env.memory.lookup import keys_in_box
 from spatia_env.memory.queries import as_vector, free_distance, occupied

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from spatia_env.cameras import invert_se3, project, unproject
+from spatia_env.geometry import invert_se3, project, unproject
 from spatia_env.memory.carving import MARGIN
 from spatia_env.memory.keyframes import Keyframe
 

@@ -12,7 +12,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from spatia_env.cameras import invert_se3, project, unproject
+from spatia_env.geometry import invert_se3, project, unproject
 from spatia_env.memory.rendering import Render, surface_tolerance
 
 GRID = 4

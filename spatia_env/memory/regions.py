@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spatia_env.cameras import check_intrinsics, check_rigid
 from spatia_env.checks import as_real_array, as_real_number
 from spatia_env.errors import EditError, PoseError
+from spatia_env.geometry import check_intrinsics, check_rigid
 from spatia_env.memory.lookup import gather, keys_in_box
 from spatia_env.memory.rendering import surface_tolerance
 from spatia_env.memory.scene import SceneMemory

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spatia_env.cameras import invert_se3
+from spatia_env.geometry import invert_se3
 from spatia_env.memory.holes import Render, close_holes, surface_tolerance
 from spatia_env.memory.splats import PAD, Canvas, Cloud, Splats, accumulate, nearest_depths, visible_splats
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from spatia_env.cameras import invert_se3, project, unproject
+from spatia_env.geometry import invert_se3, project, unproject
 from spatia_env.memory.holes import surface_tolerance
 from spatia_env.memory.keyframes import Keyframe
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spatia_env.cameras import invert_se3, project
+from spatia_env.geometry import invert_se3, project
 from spatia_env.memory import blocks as blk
 from spatia_env.memory.fusion import MAX_WEIGHT
 from spatia_env.memory.holes import surface_tolerance

@@ -20,8 +20,8 @@ import math
 
 import numpy as np
 
-from spatia_env import vocabulary
 from spatia_env.errors import ClosedEnvError, PoseError, PromptError, SeedError
+from spatia_env.events import vocabulary
 from spatia_env.sim import conditions, layout
 from spatia_env.sim.activity import Activity
 from spatia_env.sim.assets import split_of
@@ -180,7 +180,7 @@ class SimScene:
         name = text if text in vocabulary.EVENT_NAMES else vocabulary.lookup(text)
         if name is None:
             raise PromptError(
-                f"event {text!r}: the simulator cannot act this out; see spatia_env.vocabulary."
+                f"event {text!r}: the simulator cannot act this out; see spatia_env.events.vocabulary."
             )
         event = vocabulary.event(name)
         if event.kind == "mover":

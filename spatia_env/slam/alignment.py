@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from spatia_env.cameras import pixel_rays, scale_intrinsics, se3_exp
-from spatia_env.slam.light import NOISE, Light, fit_light, tukey
+from spatia_env.geometry import pixel_rays, scale_intrinsics, se3_exp
+from spatia_env.slam.photometric import NOISE, Light, fit_light, tukey
 
 LEVELS = (4, 2, 1)
 """Reduction factors of the pyramid, coarse to fine."""

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from spatia_env.cameras import orthonormalise, se3_exp
 from spatia_env.errors import ActionError
+from spatia_env.geometry import orthonormalise, se3_exp
 from spatia_env.slam.alignment import align, grey, smooth
-from spatia_env.slam.cues import warp_grid
-from spatia_env.slam.light import fit_light
+from spatia_env.slam.input_features import warp_grid
+from spatia_env.slam.photometric import fit_light
 
 MAX_TRANSLATION = 0.15
 """Metres; a larger correction of one clip is not believed."""

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from spatia_env import vocabulary
-from spatia_env.cameras import path_from_twist
-from spatia_env.model.text import compose_text
+from spatia_env.events import vocabulary
+from spatia_env.geometry import path_from_twist
+from spatia_env.models.prompt_text import compose_text
 from spatia_env.sim.scenes import SimScene
 from spatia_env.train.files import write_tensors
 
