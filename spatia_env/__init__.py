@@ -24,7 +24,7 @@ _ENTRY_POINTS = {
     "SpatiaImageGoal-v0": ("spatia_env.env:SpatiaEnv", {"task": "image_goal"}),
     "SpatiaReturnHome-v0": ("spatia_env.env:SpatiaEnv", {"task": "return_home"}),
     "SpatiaFind-v0": ("spatia_env.env:SpatiaEnv", {"task": "find"}),
-    "SpatiaSim-v0": ("spatia_env.bench.twin:make_twin", {}),
+    "SpatiaSim-v0": ("spatia_env.wrappers:make_simulated", {}),
 }
 _VECTOR_ENTRY_POINTS = {
     "SpatiaDiscrete-v0": "spatia_env.vector.sync:make_discrete_vec",

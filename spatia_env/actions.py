@@ -1,8 +1,7 @@
 """From what an agent sends to what the camera does: checking and decoding of actions, moves and presets.
 
-Numpy only. It turns an action into a twist or a path, and an event text; it does not know where the camera
-is, nor what the model makes of the text. The arrays it returns are the caller's own: later changes to the
-action do not reach the environment.
+It turns an action into a twist or a path, and an event text. The arrays it returns are the caller's own: later
+changes to the action do not reach the environment.
 """
 
 from collections.abc import Mapping
@@ -10,10 +9,13 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from spatia_env.checks import as_real_array, check_keys, near_miss
 from spatia_env.errors import ActionError, PoseError
 from spatia_env.events.vocabulary import EVENT_VOCABULARY
+from spatia_env.geometry import orthonormalise, path_from_twist
 from spatia_env.poses import rigid_problem
 from spatia_env.spaces import MAX_EVENT_LENGTH, MAX_REACH, normalise_text
 
@@ -78,6 +80,19 @@ def decode_action(
     if kind == "camera":
         return decode_camera(action["camera"], max_translation, max_rotation), event
     return decode_path(action["path"], num_frames), event
+
+
+def decode_motion(
+    action: Any, kind: ActionKind, c2w: Tensor, num_frames: int, max_translation: float, max_rotation: float
+) -> tuple[Tensor, str]:
+    """World poses c2w [T, 4, 4] that an action asks for from pose `c2w` [4, 4], and its event text.
+
+    Other arguments, and what is raised, as in `decode_action`.
+    """
+    motion, event = decode_action(action, kind, num_frames, max_translation, max_rotation)
+    if kind == "camera":
+        return path_from_twist(c2w, torch.from_numpy(motion), num_frames), event
+    return orthonormalise(c2w.double() @ torch.from_numpy(motion)).float(), event
 
 
 def decode_camera(

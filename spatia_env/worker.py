@@ -19,7 +19,7 @@ import torch
 from spatia_env import wire
 from spatia_env.durable import load_env, request_to_plain, save_env
 from spatia_env.errors import SpatiaError
-from spatia_env.models.clip_request import Pending
+from spatia_env.models.clip_source import Pending
 from spatia_env.vector.sync import StagedEnv
 
 _PR_SET_PDEATHSIG = 1

@@ -26,7 +26,7 @@ from spatia_env import errors, wire
 from spatia_env.durable import request_from_plain
 from spatia_env.env import SpatiaEnv
 from spatia_env.errors import ActionError, WorkerError
-from spatia_env.models.clip_request import generate_clips
+from spatia_env.models.clip_source import generate_clips
 from spatia_env.vector.base import Outcome, WorldsVectorEnv
 from spatia_env.vector.sync import _checked, _limited, base_action, view_env
 from spatia_env.world.options import check_reset_options

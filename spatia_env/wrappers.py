@@ -251,6 +251,68 @@ def make_discrete(num_events: int | None = None, **kwargs: Any) -> gym.Env:
     return DiscreteActions(LastFrameObservation(_make_base(kwargs)), num_events)
 
 
+class SceneStart(gym.Wrapper, RecordConstructorArgs):
+    """Episodes begin in simulated scenes only, and the first picture comes with its depth.
+
+    Args:
+        env: An environment whose clips are the simulator's.
+    """
+
+    def __init__(self, env: gym.Env) -> None:
+        RecordConstructorArgs.__init__(self)
+        gym.Wrapper.__init__(self, env)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
+        """As the environment's.
+
+        Raises:
+            ActionError: For an image or a saved world, which have no simulator.
+        """
+        options = dict(options or {})
+        if options.get("image") is not None or options.get("world") is not None:
+            raise ActionError("SpatiaSim-v0: opens scenes only; use Spatia-v0 for pictures and saved worlds.")
+        return self.env.reset(seed=seed, options=options | {"depth": True})
+
+
+def make_simulated(view: str = "", num_events: int | None = None, **options: Any) -> gym.Env:
+    """Entry point of `SpatiaSim-v0`: the simulator with the contract of `Spatia-v0`.
+
+    Frames, depth and masks are the simulator's, poses are the commanded ones, and the map is built from them by the
+    same memory, so tasks, rewards, previews, forks and planners mean the same in both worlds. It is no world model.
+    Events are accepted and do nothing.
+
+    Args:
+        view: "", "rl" or "discrete", see `view_env`.
+        num_events: Of the discrete view.
+        **options: Of `SpatiaEnv`.
+    """
+    from spatia_env.env import SpatiaEnv
+    from spatia_env.models.loading import load_checkpoint
+    from spatia_env.sim.clip_source import SimulatedScene
+    from spatia_env.slam.pipeline import Slam
+
+    checkpoint = load_checkpoint(options.get("model", "spatia-tiny"), options.get("model_options"))
+    scene = SimulatedScene(checkpoint.pipeline.shape)
+    slam = Slam(scene, track=False, extend_planes=False)
+    env = SpatiaEnv(**(options | {"slam": slam, "clip_source": scene, "judge": True}))
+    return view_env(SceneStart(env), view, num_events)
+
+
+def view_env(env: gym.Env, view: str = "", num_events: int | None = None) -> gym.Env:
+    """`env` as `Spatia-v0` ("") shows it, `SpatiaRL-v0` ("rl") or `SpatiaDiscrete-v0` ("discrete").
+
+    Raises:
+        ActionError: If there is no such view.
+    """
+    if view == "rl":
+        return FlatCamera(LastFrameObservation(env))
+    if view == "discrete":
+        return DiscreteActions(LastFrameObservation(env), num_events)
+    if view:
+        raise ActionError(f"view={view!r}: use '', 'rl' or 'discrete'.")
+    return env
+
+
 def _make_base(kwargs: dict[str, Any]) -> gym.Env:
     from spatia_env.env import SpatiaEnv
 

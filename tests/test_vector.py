@@ -9,7 +9,7 @@ import pytest
 from gymnasium.vector import AutoresetMode
 
 from spatia_env.errors import ActionError, ClosedEnvError
-from spatia_env.models.clip_request import generate_clips
+from spatia_env.models.clip_source import generate_clips
 from spatia_env.models.loading import load_checkpoint
 from spatia_env.vector.base import split_actions
 from spatia_env.vector.sync import SpatiaVectorEnv

@@ -12,7 +12,7 @@ from spatia_env.errors import ActionError, EditError, PoseError, WorldFormatErro
 from spatia_env.geometry import path_from_twist
 from spatia_env.memory.cloud import PointCloud
 from spatia_env.memory.regions import Box
-from spatia_env.world.tools import halted
+from spatia_env.world.queries import halted
 from worlds import room_world
 
 AHEAD = Box((2.0, 0.0, 0.0), (0.4, 0.8, 0.8))
@@ -168,7 +168,7 @@ def test_bad_edits_leave_the_world_as_it_was(name):
 def test_a_full_map_refuses_an_insertion():
     world = room_world()
     memory = dataclasses.replace(world.memory, max_points=world.memory.num_points, on_full="error")
-    world.state = dataclasses.replace(world.state, memory=memory)
+    world.state = dataclasses.replace(world.state, map=dataclasses.replace(world.state.map, points=memory))
     before = world.state
     with pytest.raises(WorldFullError):
         world.edit.insert(PointCloud.of_rows(map_of_points(grid_points((0, 0, 0), (0.2, 0.2, 0))).points()))
@@ -177,7 +177,7 @@ def test_a_full_map_refuses_an_insertion():
 
 def test_without_a_map_there_is_nothing_to_edit():
     world = room_world()
-    world.remembers = False
+    world.state = dataclasses.replace(world.state, map=dataclasses.replace(world.state.map, writes=False))
     with pytest.raises(EditError, match="memory"):
         world.edit.remove(AHEAD)
 

@@ -17,7 +17,8 @@ from spatia_env.memory.cloud import PointCloud
 from spatia_env.memory.editing import start_from
 from spatia_env.memory.keyframes import Keyframe
 from spatia_env.memory.scene import SceneMemory
-from spatia_env.world.world import World, WorldState
+from spatia_env.world.state import WorldState
+from spatia_env.world.world import World
 
 SIZE = (128, 128)
 HALF = np.array([2.0, 2.5, 1.4])

@@ -24,7 +24,8 @@ from spatia_env.memory.keyframes import select_references
 from spatia_env.memory.scene import SceneMemory
 from spatia_env.memory.storage import save_bundle
 from spatia_env.release.retrieval import visible_mask, visible_rows
-from spatia_env.world.world import World, WorldState, to_bundle
+from spatia_env.world.state import WorldState
+from spatia_env.world.world import World, to_bundle
 
 ROOM_POINTS = 100_000
 ROOM_COUNTS = (1, 4, 16, 100)

@@ -17,7 +17,7 @@ from spatia_env.bench.episodes import FRAMES
 from spatia_env.env import SpatiaEnv
 from spatia_env.geometry import invert_se3, orthonormalise, se3_exp, unproject
 from spatia_env.memory.rendering import Render
-from spatia_env.models.clip_request import Pending
+from spatia_env.models.clip_source import Pending
 from spatia_env.sim.scenes import SimScene
 from spatia_env.slam.depth_network import Geometry
 from spatia_env.slam.pipeline import Located, locate

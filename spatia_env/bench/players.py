@@ -23,7 +23,7 @@ from spatia_env.bench.rows import ROWS, Row
 from spatia_env.env import SpatiaEnv
 from spatia_env.errors import ActionError
 from spatia_env.memory.rendering import Render
-from spatia_env.models.clip_request import ClipRequest, Pending
+from spatia_env.models.clip_source import ClipRequest, Pending
 from spatia_env.slam.depth_network import Geometry
 
 ENV_ID = "spatia_env:SpatiaPath-v0"

@@ -7,11 +7,9 @@ it. Everything it says goes to tasks; nothing enters an observation.
 import numpy as np
 
 from spatia_env.errors import ActionError
-from spatia_env.judging import CELL
-from spatia_env.memory.exploration import nearest_unseen
 from spatia_env.poses import se3_exp
-from spatia_env.world.starts import open_scene
-from spatia_env.world.world import WorldState
+from spatia_env.sim.scenes import open_scene
+from spatia_env.tasks import CELL
 
 SHELL = ("floor", "ceiling", "sky", "wall", "fence", "hedge")
 """Names of what encloses a scene begin like this; everything else is an object to find."""
@@ -105,13 +103,6 @@ class SimJudge:
             )
         # "toy brick" rather than "brick" where both fit.
         return plain[max(plain, key=len)]
-
-
-def frontier_distance(state: WorldState) -> float:
-    """Metres from the camera to the nearest frontier of the map (see `memory.exploration`); 0 without one."""
-    position = state.c2w[:3, 3].double().numpy()
-    piece = nearest_unseen(state.memory, state.keyframes, state.K, position)
-    return 0.0 if piece is None else float(np.linalg.norm(piece.position - position))
 
 
 def _rays(K: np.ndarray, height: int, width: int) -> np.ndarray:

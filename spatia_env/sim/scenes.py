@@ -294,6 +294,11 @@ class SimScene:
         self.close()
 
 
+def open_scene(scene: int | str) -> SimScene:
+    """The scene of a seed or a name; the caller closes it."""
+    return SimScene.from_name(scene) if isinstance(scene, str) else SimScene(scene)
+
+
 def camera_pose(eye: tuple[float, float, float], yaw: float, pitch: float) -> np.ndarray:
     """`c2w` float32 [4, 4] of a level camera: yaw from world +X, counter-clockwise; pitch upwards; radians."""
     forward = np.array([math.cos(yaw) * math.cos(pitch), math.sin(yaw) * math.cos(pitch), math.sin(pitch)])

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from spatia_env.geometry import invert_se3, unproject
 from spatia_env.memory.keyframes import Keyframe, overlap
+from spatia_env.memory.map import Map
 from spatia_env.memory.rendering import Render
 from spatia_env.memory.warping import scaled, slide
 from spatia_env.slam.multi_view_stereo import refine
-from spatia_env.world.world import WorldState
 
 LEAST_BASELINE = 0.04
 """Share of its depth that a keyframe's camera and the clip's must be apart."""
@@ -30,39 +30,39 @@ SOURCES = 6
 """Pictures that take part, at most; half of them of the clip."""
 
 
-def revise(state: WorldState, rgb: Tensor, path: Tensor, view: Render) -> WorldState:
-    """The state with the depth of keyframes corrected by a clip.
+def revise(scene_map: Map, rgb: Tensor, path: Tensor, view: Render) -> Map:
+    """The map with the depth of keyframes corrected by a clip.
 
     Args:
-        state: The world before the clip.
+        scene_map: The map before the clip.
         rgb: Frames [T, 3, H, W] in [0, 1].
         path: Their poses [T, 4, 4].
         view: The map along them.
     """
-    for index in candidates(state, path, view):
-        keyframe = state.keyframes[index]
+    for index in candidates(scene_map, path, view):
+        keyframe = scene_map.keyframes[index]
         if not bool((keyframe.depth > 0).any()):
             continue
-        others, poses = sources(state.keyframes, index, rgb, path)
+        others, poses = sources(scene_map.keyframes, index, rgb, path)
         picture = keyframe.frame.movedim(-1, 0).float() / 255
-        factor = refine(picture, keyframe.depth.float(), keyframe.c2w, others, poses, state.K)
+        factor = refine(picture, keyframe.depth.float(), keyframe.c2w, others, poses, scene_map.K)
         if factor is not None:
-            state = _slid(state, keyframe, factor.exp())
-    return state
+            scene_map = _slid(scene_map, keyframe, factor.exp())
+    return scene_map
 
 
-def candidates(state: WorldState, path: Tensor, view: Render) -> list[int]:
+def candidates(scene_map: Map, path: Tensor, view: Render) -> list[int]:
     """Indices of the keyframes that the clip sees from a new distance, those that gain most first."""
-    keyframes = list(state.keyframes)
+    keyframes = list(scene_map.keyframes)
     centres = torch.stack([k.c2w[:3, 3] for k in keyframes])
     depths = torch.stack([_middle(k.depth) for k in keyframes])
     now = (centres - path[-1, :3, 3]).norm(dim=1) / depths
     before = torch.cdist(centres, centres).amax(1) / depths
     wider = (now > LEAST_BASELINE) & (now > WIDER * before)
-    wider &= torch.tensor([k.step > 0 or not state.measured for k in keyframes])
+    wider &= torch.tensor([k.step > 0 or not scene_map.measured for k in keyframes])
     if not bool(wider.any()):
         return []
-    shown = overlap(keyframes, view[len(path) - 1 :], path[-1:], state.K)[0]
+    shown = overlap(keyframes, view[len(path) - 1 :], path[-1:], scene_map.K)[0]
     good = [i for i in range(len(keyframes)) if bool(wider[i]) and float(shown[i]) >= LEAST_OVERLAP]
     return sorted(good, key=lambda i: (-float(now[i] - before[i]), i))[:MOST]
 
@@ -83,17 +83,17 @@ def _middle(depth: Tensor) -> Tensor:
     return seen.median() if len(seen) else torch.tensor(1e3)
 
 
-def _slid(state: WorldState, keyframe: Keyframe, factor: Tensor) -> WorldState:
-    """The state with what a keyframe shows at another depth: the map, and every keyframe that shows it too."""
-    depth, c2w, K = keyframe.depth.float(), keyframe.c2w, state.K
+def _slid(scene_map: Map, keyframe: Keyframe, factor: Tensor) -> Map:
+    """The map with what a keyframe shows at another depth: the map, and every keyframe that shows it too."""
+    depth, c2w, K = keyframe.depth.float(), keyframe.c2w, scene_map.K
     # What was measured stays.
-    memory, _ = slide(state.memory, c2w, K, depth, factor, int(state.measured)).bounded()
+    surface, _ = slide(scene_map.points, c2w, K, depth, factor, int(scene_map.measured)).bounded()
     keyframes = []
-    for other in state.keyframes:
+    for other in scene_map.keyframes:
         if other is keyframe:
             keyframes.append(dataclasses.replace(other, depth=(depth * factor).half()))
             continue
-        if state.measured and other.step == 0:
+        if scene_map.measured and other.step == 0:
             keyframes.append(other)
             continue
         old = other.depth.float()
@@ -107,4 +107,4 @@ def _slid(state: WorldState, keyframe: Keyframe, factor: Tensor) -> WorldState:
         z = (moved @ w2c[2, :3] + w2c[2, 3]).view_as(old)
         new = torch.where((old > 0) & (scale.view_as(old) != 1), z.clamp_min(0.05), old)
         keyframes.append(dataclasses.replace(other, depth=new.half()))
-    return dataclasses.replace(state, memory=memory, keyframes=tuple(keyframes))
+    return dataclasses.replace(scene_map, points=surface, keyframes=tuple(keyframes))

@@ -1,30 +1,31 @@
-"""Visual SLAM of one clip: where its cameras were, what it shows, and whether it closes a loop.
+"""`Slam`: where a clip's cameras were, what it shows, and whether it closes a loop.
 
-`locate` predicts the clip's path (the command, moved by the drift found so far), aligns the frames with what the
-map looks like from there, recognises places that were mapped long ago, spreads what that loop disagrees about
-over the poses in between (`slam.pose_graph`), moves the points that those poses wrote (`memory.warping`), and
-estimates depth and what moves at the refined poses. It is a function of the state: nothing is changed in place.
+The clip's path is predicted (the command, moved by the drift found so far), the frames are aligned with what the map
+looks like from there, places that were mapped long ago are recognised, the disagreement of a loop is spread over the
+poses in between (`slam.pose_graph`) and moves the points that those poses wrote (`memory.warping`), and depth and what
+moves are estimated at the refined poses. The map that comes in is not changed; the corrected one is returned.
 """
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from spatia_env.geometry import invert_se3, orthonormalise, pose_error, se3_exp, unproject
+from spatia_env.io.frames import to_float
+from spatia_env.io.timing import Stopwatch
 from spatia_env.memory.keyframes import Keyframe, overlap
+from spatia_env.memory.map import Map
 from spatia_env.memory.rendering import Render, render_points
 from spatia_env.memory.warping import warp_steps
-from spatia_env.slam.depth_network import Geometry
+from spatia_env.slam.depth_network import Geometry, GeometryEstimator
 from spatia_env.slam.depth_refinement import revise
 from spatia_env.slam.plane_extrapolation import Continued, follow_surfaces
 from spatia_env.slam.plane_labels import continue_planes
 from spatia_env.slam.planes import find_planes
 from spatia_env.slam.pose_graph import Edge, optimise, se3_log
 from spatia_env.slam.tracking import TrackResult, agreement, track
-from spatia_env.world.world import WorldState
 
 LOOP_GAP = 4
 """A place that was mapped so many steps ago, or longer, closes a loop when it is seen again."""
@@ -41,120 +42,163 @@ LOOP_SIGMA = (0.005, 0.003)
 ODOMETRY_SIGMA = (0.02, 0.01)
 """Likewise, of the motion over one clip."""
 
-Understand = Callable[[Tensor, Tensor, Render], Geometry]
-
 
 @dataclass(frozen=True)
-class Located:
-    """What is known of a clip.
+class Registration:
+    """What SLAM made of a clip.
 
     Attributes:
-        state: The world before the clip, its map and keyframes corrected if a loop was closed.
+        map: The map before the clip, corrected if depth was refined or a loop was closed.
         tracked: The refined path, and what was corrected.
         view: The map along the refined path.
         geometry: Depth, confidence and what moves.
     """
 
-    state: WorldState
+    map: Map
     tracked: TrackResult
     view: Render
     geometry: Geometry
 
 
-def locate(
-    state: WorldState,
-    rgb: Tensor,
-    path: Tensor,
-    view: Render,
-    understand: Understand,
-    track_poses: bool = True,
-    extend_planes: bool = True,
-    continued: Continued | None = None,
-) -> Located:
-    """Locate a clip in the map.
+class Slam:
+    """Registers clips in a map.
 
     Args:
-        state: The world before the clip.
-        rgb: Frames [T, 3, H, W] in [0, 1].
-        path: Commanded poses [T, 4, 4].
-        view: The map along them.
-        understand: Geometry of frames (as given), poses and the map's render along them.
-        track_poses: Whether poses are refined; else the command is taken at its word.
+        estimator: Estimates depth, confidence and what moves; it may know the simulator's truth (oracle rows).
+        track: Whether poses are refined; else the commanded ones are taken.
         extend_planes: Whether new surface is put onto the planes that it continues (`slam.plane_labels`).
-        continued: How surfaces go on along `path`, as the clip's maker was told.
     """
-    if track_poses and _on_course(state):
-        revised = revise(state, rgb, path, view)
-        if revised is not state:
-            state, view = revised, revised.memory.render(path, state.K, *state.size)
-    expected, seen = (path, view) if not track_poses else predict(state, rgb, path, view)
-    geometry = understand(rgb, expected, seen)
-    if not track_poses:
+
+    def __init__(self, estimator: GeometryEstimator, track: bool = True, extend_planes: bool = True) -> None:
+        self.estimator, self.track, self.extend_planes = estimator, track, extend_planes
+
+    def begin(self, scene: int | str | None, size: tuple[int, int]) -> None:
+        """An episode begins, in this simulated scene if any: for estimators that hand out its truth."""
+        begin = getattr(self.estimator, "begin", None)
+        if begin is not None:
+            begin(scene, size)
+
+    def __call__(
+        self,
+        scene_map: Map,
+        frames: Tensor,
+        path: Tensor,
+        view: Render,
+        ground: float | None = None,
+        continued: Continued | None = None,
+        watch: Stopwatch | None = None,
+    ) -> Registration:
+        """Register a clip.
+
+        Args:
+            scene_map: The map before the clip.
+            frames: u8 [T, H, W, 3].
+            path: Commanded poses c2w [T, 4, 4].
+            view: The map's render along them.
+            ground: World z in metres of the floor, None where it is not known.
+            continued: How surfaces go on along `path`, as the clip source was told.
+            watch: Times the estimator, as "geometry".
+        """
+        rgb, watch = to_float(frames), watch or Stopwatch()
+        follow = self.track and scene_map.writes
+        if follow and _on_course(scene_map):
+            revised = revise(scene_map, rgb, path, view)
+            if revised is not scene_map:
+                scene_map, view = revised, revised.render(path)
+        expected, seen = predict(scene_map, rgb, path, view) if follow else (path, view)
+        geometry = watch("geometry", self._estimate, scene_map, rgb, expected, seen, ground)
         tracked = TrackResult(path, 1.0, 0.0, 0.0, False)
-    else:
-        still = (geometry.dynamic <= 0.5).float()
-        tracked = track(rgb, geometry.depth, expected, state.K, seen, still)
-        state, tracked = close_loop(state, rgb, tracked, still, seen[len(rgb) - 1 :])
-        metres, degrees = pose_error(tracked.c2w[-1], path[-1])
-        corrected = not torch.equal(tracked.c2w, path)
-        tracked = dataclasses.replace(
-            tracked, translation=float(metres), rotation=float(degrees), ok=corrected
-        )
-        if not torch.equal(tracked.c2w, expected):
-            seen = state.memory.render(tracked.c2w, state.K, *state.size)
-            geometry = understand(rgb, tracked.c2w, seen)
-        drift = orthonormalise(tracked.c2w[-1].double() @ invert_se3(path[-1].double())).float()
-        state = dataclasses.replace(state, drift=drift if corrected else torch.eye(4))
-    if extend_planes:
-        known = seen.known & (seen.depth > 0)
-        if continued is not None and torch.equal(tracked.c2w, path):
-            geometry, follows = follow_surfaces(geometry, rgb, continued)
-            known = known | follows
-        points = state.memory.visible_points(tracked.c2w, state.K, *state.size)["position"]
-        planes = find_planes(points) if len(points) else []
-        geometry = continue_planes(geometry, rgb, tracked.c2w, state.K, known, planes)
-    return Located(state, tracked, seen, geometry)
+        if follow:
+            still = (geometry.dynamic <= 0.5).float()
+            tracked = track(rgb, geometry.depth, expected, scene_map.K, seen, still)
+            scene_map, tracked = close_loop(scene_map, rgb, tracked, still, seen[len(rgb) - 1 :])
+            tracked = _against_command(tracked, path)
+            if not torch.equal(tracked.c2w, expected):
+                seen = scene_map.render(tracked.c2w)
+                geometry = watch("geometry", self._estimate, scene_map, rgb, tracked.c2w, seen, ground)
+            scene_map = dataclasses.replace(scene_map, drift=_drift(tracked, path))
+        if self.extend_planes:
+            geometry = _on_planes(scene_map, geometry, rgb, path, tracked.c2w, seen, continued)
+        return Registration(scene_map, tracked, seen, geometry)
+
+    def _estimate(
+        self, scene_map: Map, rgb: Tensor, c2w: Tensor, seen: Render, ground: float | None
+    ) -> Geometry:
+        return self.estimator(rgb, c2w, scene_map.K, seen.rgb, seen.depth, seen.known, ground)
 
 
-def _on_course(state: WorldState) -> bool:
+def _against_command(tracked: TrackResult, path: Tensor) -> TrackResult:
+    """A result whose correction is measured against the commanded `path` [T, 4, 4]."""
+    metres, degrees = pose_error(tracked.c2w[-1], path[-1])
+    corrected = not torch.equal(tracked.c2w, path)
+    return dataclasses.replace(tracked, translation=float(metres), rotation=float(degrees), ok=corrected)
+
+
+def _drift(tracked: TrackResult, path: Tensor) -> Tensor:
+    """The transform [4, 4] from the commanded to the found last pose."""
+    if not tracked.ok:
+        return torch.eye(4)
+    return orthonormalise(tracked.c2w[-1].double() @ invert_se3(path[-1].double())).float()
+
+
+def _on_planes(
+    scene_map: Map,
+    geometry: Geometry,
+    rgb: Tensor,
+    path: Tensor,
+    c2w: Tensor,
+    seen: Render,
+    continued: Continued | None,
+) -> Geometry:
+    """The geometry with new surface put onto the planes of the map that it continues."""
+    known = seen.known & (seen.depth > 0)
+    if continued is not None and torch.equal(c2w, path):
+        geometry, follows = follow_surfaces(geometry, rgb, continued)
+        known = known | follows
+    points = scene_map.points.visible_points(c2w, scene_map.K, *scene_map.size)["position"]
+    planes = find_planes(points) if len(points) else []
+    return continue_planes(geometry, rgb, c2w, scene_map.K, known, planes)
+
+
+def _on_course(scene_map: Map) -> bool:
     """Whether cameras have been where they were told to be."""
-    return torch.equal(state.drift, torch.eye(4))
+    return torch.equal(scene_map.drift, torch.eye(4))
 
 
-def predict(state: WorldState, rgb: Tensor, path: Tensor, view: Render) -> tuple[Tensor, Render]:
+def predict(scene_map: Map, rgb: Tensor, path: Tensor, view: Render) -> tuple[Tensor, Render]:
     """The path on which a clip most likely was filmed, and the map along it: as commanded, or with the last drift.
 
     A generator that is shown the map comes back to the command; one that only goes on from its last frames does
     not. The frames tell which.
     """
-    if _on_course(state):
+    if _on_course(scene_map):
         return path, view
-    drifted = orthonormalise(state.drift.double() @ path.double()).float()
-    other = state.memory.render(drifted, state.K, *state.size)
-    errors = [agreement(rgb, state.K, seen)[0] for seen in (view, other)]
+    drifted = orthonormalise(scene_map.drift.double() @ path.double()).float()
+    other = scene_map.render(drifted)
+    errors = [agreement(rgb, scene_map.K, seen)[0] for seen in (view, other)]
     return (drifted, other) if errors[1] < errors[0] else (path, view)
 
 
 def close_loop(
-    state: WorldState, rgb: Tensor, tracked: TrackResult, still: Tensor, seen: Render
-) -> tuple[WorldState, TrackResult]:
-    """The state and the path after a loop was closed; both as they were if none was.
+    scene_map: Map, rgb: Tensor, tracked: TrackResult, still: Tensor, seen: Render
+) -> tuple[Map, TrackResult]:
+    """The map and the path after a loop was closed; both as they were if none was.
 
     `seen` is the map at about the last pose, one view.
     """
-    step = state.step + 1
-    old = old_keyframes(state, step, tracked.c2w[-1:], seen)
+    step = scene_map.step + 1
+    old = old_keyframes(scene_map, step, tracked.c2w[-1:], seen)
     if not old:
-        return state, tracked
-    view = render_keyframes(old, tracked.c2w[-1:], state.K, state.size)
+        return scene_map, tracked
+    view = render_keyframes(old, tracked.c2w[-1:], scene_map.K, scene_map.size)
     if float(view.known.float().mean()) < LOOP_KNOWN:
-        return state, tracked
-    found = track(rgb[-1:], None, tracked.c2w[-1:], state.K, view, still[-1:])
+        return scene_map, tracked
+    found = track(rgb[-1:], None, tracked.c2w[-1:], scene_map.K, view, still[-1:])
     enough = found.translation > LOOP_METRES or found.rotation > LOOP_DEGREES
     if not (found.ok and found.inlier_ratio >= LOOP_INLIERS and enough):
-        return state, tracked
+        return scene_map, tracked
     anchor = old[0].step
-    corrections = spread_correction(state.keyframes, tracked.c2w[-1], found.c2w[-1], anchor, step)
+    corrections = spread_correction(scene_map.keyframes, tracked.c2w[-1], found.c2w[-1], anchor, step)
     before, now = corrections.get(step - 1, torch.eye(4)), corrections.pop(step)
     between = se3_log(invert_se3(before.double()) @ now.double())
     share = torch.arange(1, len(rgb) + 1, dtype=torch.float64)[:, None] / len(rgb)
@@ -164,24 +208,24 @@ def close_loop(
         dataclasses.replace(k, c2w=orthonormalise(corrections[k.step].double() @ k.c2w.double()).float())
         if k.step in corrections
         else k
-        for k in state.keyframes
+        for k in scene_map.keyframes
     )
-    memory, _ = warp_steps(state.memory, corrections).bounded()
+    points, _ = warp_steps(scene_map.points, corrections).bounded()
     return (
-        dataclasses.replace(state, memory=memory, keyframes=keyframes),
+        dataclasses.replace(scene_map, points=points, keyframes=keyframes),
         dataclasses.replace(tracked, c2w=c2w, loop=anchor, loop_metres=moved),
     )
 
 
-def old_keyframes(state: WorldState, step: int, c2w: Tensor, seen: Render) -> list[Keyframe]:
+def old_keyframes(scene_map: Map, step: int, c2w: Tensor, seen: Render) -> list[Keyframe]:
     """Keyframes from long before `step` that show what the camera `c2w` [1, 4, 4] sees, the best first.
 
     Pictures as they were taken, not the map: newer clips have gone into that.
     """
-    candidates = [k for k in state.keyframes if k.step <= step - LOOP_GAP]
+    candidates = [k for k in scene_map.keyframes if k.step <= step - LOOP_GAP]
     if not candidates:
         return []
-    scores = overlap(candidates, seen, c2w, state.K)[0]
+    scores = overlap(candidates, seen, c2w, scene_map.K)[0]
     order = sorted(range(len(candidates)), key=lambda i: (-float(scores[i]), i))
     return [candidates[i] for i in order[:LOOP_KEYFRAMES] if float(scores[i]) >= LOOP_OVERLAP]
 

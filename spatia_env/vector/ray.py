@@ -25,7 +25,7 @@ from spatia_env import wire
 from spatia_env.durable import load_env, request_from_plain, request_to_plain, save_env
 from spatia_env.env import SpatiaEnv
 from spatia_env.errors import ActionError, DependencyError, WorkerError
-from spatia_env.models.clip_request import generate_clips
+from spatia_env.models.clip_source import generate_clips
 from spatia_env.vector.base import Outcome, WorldsVectorEnv
 from spatia_env.vector.ray_store import Head, StaleEpochError, WorldStore, action_hash
 from spatia_env.vector.sync import StagedEnv, _checked, _limited, base_action, view_env

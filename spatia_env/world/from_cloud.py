@@ -19,11 +19,12 @@ from spatia_env.memory.cloud import PointCloud
 from spatia_env.memory.colmap import ColmapModel, read_colmap
 from spatia_env.memory.editing import start_from
 from spatia_env.memory.keyframes import Keyframe
+from spatia_env.memory.map import MAX_KEYFRAMES, Map
 from spatia_env.memory.ply import read_ply
 from spatia_env.memory.scene import SceneMemory
 from spatia_env.pictures import fit_image, read_image
 from spatia_env.world.starts import EYE_HEIGHT
-from spatia_env.world.world import MAX_KEYFRAMES, WorldState
+from spatia_env.world.state import WorldState
 
 FOV = 60.0
 """Degrees across, of a camera that no file tells of."""
@@ -81,17 +82,13 @@ def open_cloud(
         first = Keyframe(_picture(view.rgb[0], view.known[0]), (view.depth * view.known)[0].half(), c2w, 0)
     others = [k for k in keyframes if k is not first]
     return WorldState(
-        memory=memory,
-        keyframes=(first, *others[: MAX_KEYFRAMES - 1]),
+        map=Map(memory, (first, *others[: MAX_KEYFRAMES - 1]), K, size, measured=True),
         c2w=c2w,
         start_c2w=c2w,
-        K=K,
-        size=size,
         prompt=options.get("prompt", ""),
         preceding_frames=first.frame.expand(max(num_preceding, 1), -1, -1, -1).clone(),
         depth=(view.depth * view.known)[0],
         seed=seed,
-        measured=True,
     )
 
 

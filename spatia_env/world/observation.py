@@ -12,13 +12,16 @@ from gymnasium import spaces
 from torch import Tensor
 
 from spatia_env.errors import ActionError
-from spatia_env.memory.rendering import Render
+from spatia_env.io.frames import to_uint8
 from spatia_env.memory.scene import Growth
-from spatia_env.slam.depth_network import Geometry
-from spatia_env.slam.plane_extrapolation import Continued
+from spatia_env.models.pipeline import ClipShape
+from spatia_env.slam.pipeline import Registration
 from spatia_env.slam.tracking import TrackResult
 from spatia_env.spaces import EventText, PathBox
-from spatia_env.world.world import World, WorldState
+from spatia_env.tasks import TaskContext, TaskResult, report
+from spatia_env.world.queries import frontier_distance
+from spatia_env.world.state import WorldState
+from spatia_env.world.step import PreparedStep
 
 MAX_DEPTH = 50.0
 """Upper bound in metres of the depth observation."""
@@ -26,21 +29,31 @@ MAX_SIDE = 4096
 MAX_REFERENCES = 16
 
 
-def check_arguments(
-    action: str, size: tuple[int, int], memory: str, slam: str, references: int | None, multiple: int
-) -> None:
+def check_arguments(action: str, memory: str, slam: Any, references: int | None) -> None:
     """Raise `ActionError` unless the constructor's arguments are of the allowed values."""
     for name, value, allowed in (
         ("action", action, ("camera", "path")),
         ("memory", memory, ("points", "none")),
-        ("slam", slam, ("tiny", "simulator", "off")),
+        ("slam", slam if isinstance(slam, str) else "tiny", ("tiny", "simulator", "off")),
     ):
         if value not in allowed:
             raise ActionError(f"{name}={value!r}: use one of {allowed}.")
-    if len(size) != 2 or any(int(s) != s or not multiple <= s <= MAX_SIDE or s % multiple for s in size):
-        raise ActionError(f"size={size!r}: give (height, width), multiples of {multiple} up to {MAX_SIDE}.")
     if references is not None and not 0 <= references <= MAX_REFERENCES:
         raise ActionError(f"references={references}: use 0 to {MAX_REFERENCES}.")
+
+
+def checked_size(size: Any, shape: ClipShape) -> tuple[int, int]:
+    """(height, width) of the frames; the checkpoint's own where none is given.
+
+    Raises:
+        ActionError: If they are not two multiples of what the checkpoint needs, up to `MAX_SIDE`.
+    """
+    if size is None:
+        return shape.height, shape.width
+    multiple = shape.multiple
+    if len(size) != 2 or any(int(s) != s or not multiple <= s <= MAX_SIDE or s % multiple for s in size):
+        raise ActionError(f"size={size!r}: give (height, width), multiples of {multiple} up to {MAX_SIDE}.")
+    return int(size[0]), int(size[1])
 
 
 def action_space(kind: str, num_frames: int) -> spaces.Dict:
@@ -80,10 +93,9 @@ def standing(state: WorldState, path: Tensor) -> dict[str, np.ndarray]:
     return observe(frames, state.depth.expand(count, *state.size), path, known)
 
 
-def revisit(world: World, observation: dict[str, np.ndarray]) -> dict[str, Any]:
+def revisit(state: WorldState, observation: dict[str, np.ndarray]) -> dict[str, Any]:
     """How like the stored keyframe the last frame is, where the camera is back at one; else empty."""
-    state = world.state
-    keyframe = None if state.conditions else world.revisited(state.c2w)
+    keyframe = None if state.conditions else state.map.revisited(state.c2w)
     if keyframe is None:
         return {}
     return {
@@ -115,28 +127,44 @@ def describe(
     }
 
 
-def intermediates(
-    view: Render,
-    references: Tensor,
-    scores: list[float],
-    text: str,
-    geometry: Geometry | None,
-    continued: Continued | None = None,
+def describe_reset(state: WorldState, goal: dict[str, Any]) -> dict[str, Any]:
+    """`info` of a reset: as of a step, with the `prompt`, and the task's `goal` where it has one."""
+    info = describe(state, state, Growth(added=state.memory.num_points), unchanged(state.c2w[None]), {})
+    info["prompt"] = state.prompt
+    return info | ({"goal": goal} if goal else {})
+
+
+def describe_step(
+    prepared: PreparedStep,
+    state: WorldState,
+    observation: dict[str, np.ndarray],
+    growth: Growth,
+    seen: Registration | None,
+    result: TaskResult,
 ) -> dict[str, Any]:
-    """`info["debug"]`: exactly what the model was given, and what SLAM took for moving."""
+    """`info` of a step that led to `state`; `seen` is None where the world rested."""
+    tracked = unchanged(prepared.path) if seen is None else seen.tracked
+    info = describe(state, prepared.state, growth, tracked, revisit(state, observation))
+    return info | report(result)
+
+
+def intermediates(prepared: PreparedStep, seen: Registration | None) -> dict[str, Any]:
+    """`info["debug"]`: exactly what the clip source was given, and what SLAM took for moving."""
+    state, request = prepared.state, prepared.request
+    view = state.map.render(prepared.path) if prepared.view is None else prepared.view
+    nothing = np.zeros((*view.known.shape, 3), np.uint8)
+    no_references = np.zeros((0, *state.size, 3), np.float32)
     return {
-        "scene_render": to_bytes(view.rgb),
+        "scene_render": to_uint8(view.rgb).numpy(),
         "scene_depth": np.array(view.depth.numpy()),
         "known": view.known.numpy().astype(np.uint8) * 255,
-        "continued": np.zeros((*view.known.shape, 3), np.uint8)
-        if continued is None
-        else to_bytes(continued.rgb),
-        "references": np.array(references.numpy()),
-        "scores": list(scores),
-        "text": text,
+        "continued": nothing if prepared.continued is None else to_uint8(prepared.continued.rgb).numpy(),
+        "references": no_references if request is None else np.array(request.references.numpy()),
+        "scores": list(prepared.scores),
+        "text": "" if request is None else request.text,
         "dynamic": np.zeros(view.depth.shape, np.float32)
-        if geometry is None
-        else np.array(geometry.dynamic.numpy()),
+        if seen is None
+        else np.array(seen.geometry.dynamic.numpy()),
     }
 
 
@@ -145,27 +173,54 @@ def unchanged(path: Tensor) -> TrackResult:
     return TrackResult(path, inlier_ratio=1.0, translation=0.0, rotation=0.0, ok=False)
 
 
+def drift_of(seen: Registration | None) -> float:
+    """Metres by which SLAM corrected the last camera, 90 degrees counting as one."""
+    return 0.0 if seen is None else seen.tracked.translation + seen.tracked.rotation / 90
+
+
+def one_line(state: WorldState) -> str:
+    """What the render mode "ansi" shows."""
+    x, y, z = (f"{value:+.2f}" for value in state.c2w[:3, 3].tolist())
+    return f"step {state.step} at ({x}, {y}, {z}) m, {state.memory.num_points} points"
+
+
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
     """PSNR in dB of two u8 pictures, at most 60."""
     mse = float(((a.astype(np.float64) - b) ** 2).mean())
     return min(60.0, 10 * float(np.log10(255**2 / max(mse, 1e-9))))
 
 
-def to_bytes(rgb: Tensor) -> np.ndarray:
-    """Float [T, 3, H, W] in [0, 1] -> u8 [T, H, W, 3]."""
-    return np.array((rgb.movedim(1, -1) * 255).round().clamp(0, 255).byte().numpy())
+def task_context(
+    state: WorldState,
+    observation: dict[str, np.ndarray],
+    growth: Growth,
+    drift: float,
+    judge: Any,
+    np_random: np.random.Generator,
+    wants_frontier: bool,
+) -> TaskContext:
+    """What a task may judge a step by.
 
-
-def to_floats(frames: Tensor) -> Tensor:
-    """U8 [T, H, W, 3] -> float [T, 3, H, W] in [0, 1]."""
-    return frames.movedim(-1, 1).float() / 255
-
-
-def to_video(frames: Tensor) -> Tensor:
-    """U8 [T, H, W, 3] -> float [1, 3, T, H, W] in [-1, 1], as the pipeline takes it."""
-    return (to_floats(frames) * 2 - 1).transpose(0, 1)[None]
-
-
-def from_video(video: Tensor) -> Tensor:
-    """Float [3, T, H, W] in [-1, 1] -> u8 [T, H, W, 3]."""
-    return ((video.permute(1, 2, 3, 0) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    Args:
+        state: The world after the step.
+        observation: What the step returns.
+        growth: What was added to the map.
+        drift: Metres by which SLAM corrected the last camera (90 degrees count as one).
+        judge: The simulated scene's referee, or None.
+        np_random: For goals that are drawn.
+        wants_frontier: Whether the distance to the map's nearest frontier is needed (some milliseconds).
+    """
+    return TaskContext(
+        c2w=state.c2w.numpy().copy(),
+        start_c2w=state.start_c2w.numpy().copy(),
+        frame=observation["frames"][-1].copy(),
+        start_frame=state.keyframes[0].frame.numpy().copy(),
+        growth_points=growth.added,
+        growth_area=growth.area,
+        known_share=float(observation["known"].mean() / 255),
+        drift=drift,
+        frontier_distance=frontier_distance(state) if wants_frontier else None,
+        seen_cells=None if judge is None else judge.cells(observation["pose"]),
+        judge=judge,
+        np_random=np_random,
+    )

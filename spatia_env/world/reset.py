@@ -7,17 +7,20 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from spatia_env.errors import ActionError
-from spatia_env.memory.keyframes import Keyframe
+from spatia_env.memory.map import Map
 from spatia_env.memory.scene import SceneMemory
 from spatia_env.models.loading import Checkpoint, read_config
 from spatia_env.slam.depth_network import GeometryEstimator, TinyGeometry, static_weight
+from spatia_env.slam.pipeline import Slam
 from spatia_env.weights import load_network
 from spatia_env.world.from_cloud import open_cloud
 from spatia_env.world.options import is_cloud
 from spatia_env.world.starts import Start, start_from_image, start_from_scene
-from spatia_env.world.world import World, WorldState
+from spatia_env.world.state import WorldState
+from spatia_env.world.world import World
 
 if TYPE_CHECKING:
     from spatia_env.models.wan.options import OfficialOptions
@@ -26,43 +29,44 @@ TRAIN_SCENES = 10_000
 """Without options a reset draws one of the training scenes."""
 
 
+def draw_start(options: dict[str, Any], np_random: np.random.Generator) -> tuple[dict[str, Any], int]:
+    """Checked reset options, with a training scene drawn where no place to begin is named; and the world's seed."""
+    seed = int(np_random.integers(2**62))
+    if {"scene", "image", "world"} & options.keys():
+        return options, seed
+    return {**options, "scene": int(np_random.integers(TRAIN_SCENES))}, seed
+
+
 def open_world(
     options: dict[str, Any],
-    np_random: np.random.Generator,
-    network: GeometryEstimator,
-    empty_memory: SceneMemory,
+    seed: int,
+    estimator: GeometryEstimator,
+    empty_points: SceneMemory,
     size: tuple[int, int],
     num_preceding: int,
-    remembers: bool,
-    oracle: bool,
-) -> tuple[WorldState, GeometryEstimator]:
-    """The state that checked reset `options` describe, and the estimator for its clips.
+    writes: bool,
+) -> WorldState:
+    """The state that checked reset `options` describe.
 
     Args:
-        options: As `inputs.check_reset_options` returns them.
-        np_random: Draws the scene if none is named, and the world's seed.
-        network: Estimates the first picture's depth, and the clips' unless `oracle`.
-        empty_memory: A map without points, with the settings to use.
+        options: As `options.check_reset_options` returns them, with the scene drawn if none was named.
+        seed: Of the world's noise.
+        estimator: Estimates the first picture's depth where none is given.
+        empty_points: A map without points, with the settings to use.
         size: (height, width) of the frames.
         num_preceding: Frames of the past that the model sees.
-        remembers: Whether the first picture enters the map.
-        oracle: Whether clips are understood with the simulator's truth.
+        writes: Whether the map is written.
     """
-    seed = int(np_random.integers(2**62))
     if "world" in options:
         if is_cloud(options["world"]):
-            return open_cloud(options, empty_memory, size, num_preceding, seed), network
-        return open_saved(options, size), network
+            return open_cloud(options, empty_points, size, num_preceding, seed)
+        return open_saved(options, size, writes)
     if "image" in options:
         start = start_from_image(options, *size)
     else:
-        if "scene" not in options:
-            options["scene"] = int(np_random.integers(TRAIN_SCENES))  # the caller's copy: it may want to know
-        scene = options["scene"]
-        start = start_from_scene(scene, options, *size)
-    estimator = start.oracle() if oracle else network
+        start = start_from_scene(options["scene"], options, *size)
     prompt = options.get("prompt", start.prompt)
-    return begin(start, prompt, seed, estimator, empty_memory, num_preceding, remembers), estimator
+    return begin(start, prompt, seed, estimator, empty_points, num_preceding, writes)
 
 
 def begin(
@@ -70,44 +74,44 @@ def begin(
     prompt: str,
     seed: int,
     estimator: GeometryEstimator,
-    memory: SceneMemory,
+    empty_points: SceneMemory,
     num_preceding: int,
-    remembers: bool,
+    writes: bool,
 ) -> WorldState:
     """The state after the first picture: depth estimated unless given, its static pixels in the map."""
-    size = (int(start.frame.shape[0]), int(start.frame.shape[1]))
-    rgb = start.frame.movedim(-1, 0)[None].float() / 255
-    c2w, nothing = start.c2w[None], torch.zeros(1, *size)
-    if start.depth is None:
-        geometry = estimator(rgb, c2w, start.K, torch.zeros_like(rgb), nothing, nothing.bool(), start.ground)
-        # Nothing can be told apart as moving in one picture: all of it is the world.
-        geometry = dataclasses.replace(geometry, dynamic=nothing)
-        depth, weight = geometry.depth, static_weight(geometry)
-    else:
-        depth = start.depth[None]
-        weight = (depth > 0).float()
+    depth, weight = _first_depth(start, estimator)
     if start.mask is not None:
         weight = weight * (~start.mask).float()
-    if remembers:
-        memory, _ = memory.update(rgb, depth, weight, c2w, start.K, 0)
-    written = torch.where(weight > 0, depth, 0)[0]
+    seen = Map.begin(
+        empty_points, start.frame, depth, weight, start.c2w, start.K, start.depth is not None, writes
+    )
     return WorldState(
-        memory=memory,
-        keyframes=(Keyframe(start.frame, written.half(), start.c2w, 0),),
+        map=seen,
         c2w=start.c2w,
         start_c2w=start.c2w,
-        K=start.K,
-        size=size,
         prompt=prompt,
         preceding_frames=start.frame.expand(max(num_preceding, 1), -1, -1, -1).clone(),
-        depth=depth[0],
+        depth=depth,
         seed=seed,
         ground=start.ground,
-        measured=start.depth is not None,
     )
 
 
-def open_saved(options: dict[str, Any], size: tuple[int, int]) -> WorldState:
+def _first_depth(start: Start, estimator: GeometryEstimator) -> tuple[Tensor, Tensor]:
+    """z-depth [H, W] of the first picture in metres, and how sure it is [H, W]."""
+    if start.depth is not None:
+        return start.depth, (start.depth > 0).float()
+    rgb = start.frame.movedim(-1, 0)[None].float() / 255
+    nothing = torch.zeros(1, *rgb.shape[-2:])
+    geometry = estimator(
+        rgb, start.c2w[None], start.K, torch.zeros_like(rgb), nothing, nothing.bool(), start.ground
+    )
+    # Nothing can be told apart as moving in one picture: all of it is the world.
+    geometry = dataclasses.replace(geometry, dynamic=nothing)
+    return geometry.depth[0], static_weight(geometry)[0]
+
+
+def open_saved(options: dict[str, Any], size: tuple[int, int], writes: bool = True) -> WorldState:
     """The state of a saved (or living) world, with another `prompt` or `pose` if the options give one."""
     saved = options["world"]
     state = saved.state if isinstance(saved, World) else World.load(saved).state
@@ -116,10 +120,23 @@ def open_saved(options: dict[str, Any], size: tuple[int, int]) -> WorldState:
         raise ActionError(
             f"the world was made at size ({height}, {width}); make the env with size=({height}, {width})."
         )
+    if state.map.writes != writes:
+        state = dataclasses.replace(state, map=dataclasses.replace(state.map, writes=writes))
     changes: dict[str, Any] = {"prompt": options["prompt"]} if "prompt" in options else {}
     if "pose" in options:
         changes["c2w"] = torch.from_numpy(options["pose"]).float()
     return dataclasses.replace(state, **changes)
+
+
+def load_slam(slam: str | Slam, checkpoint: Checkpoint) -> Slam:
+    """The SLAM of an environment, by name (see `SpatiaEnv`) or as it is."""
+    if isinstance(slam, Slam):
+        return slam
+    if slam == "simulator":
+        from spatia_env.sim.clip_source import SimulatedScene
+
+        return Slam(SimulatedScene(checkpoint.pipeline.shape), extend_planes=False)
+    return Slam(load_geometry(checkpoint), track=slam != "off")
 
 
 def load_geometry(checkpoint: Checkpoint) -> GeometryEstimator:

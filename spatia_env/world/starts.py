@@ -1,10 +1,9 @@
 """First pictures: from a simulated scene, or from a photograph of the user's.
 
 A scene gives its first picture and camera (and depth on request), nothing else: the simulator's truth never
-enters the tested path. `Start.oracle` is the exception that oracle rows of benchmarks ask for by name.
+enters the tested path.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spatia_env.errors import ActionError
 from spatia_env.geometry import check_rigid, look_at
 from spatia_env.pictures import fit_depth, fit_image, fit_mask, read_image
 
@@ -36,32 +34,11 @@ class Start:
     ground: float | None = None
     scene: int | str | None = None
 
-    def oracle(self) -> Callable[..., Any]:
-        """A geometry estimator that reads the simulator's truth at the commanded poses (static scene only)."""
-        return open_oracle(self.scene, (int(self.frame.shape[0]), int(self.frame.shape[1])))
-
-
-def open_oracle(scene: int | str | None, size: tuple[int, int]) -> Any:
-    """A geometry estimator that reads the simulator's truth in a scene; see `Start.oracle`.
-
-    Raises:
-        ActionError: If there is no scene.
-    """
-    if scene is None:
-        raise ActionError('slam="simulator" needs a scene; a photograph has no true geometry.')
-    from spatia_env.slam.depth_network import SimulatorGeometry
-
-    simulated = open_scene(scene)
-
-    def truth(c2w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        shot = simulated.render(c2w, *size)
-        return shot.depth, shot.dynamic
-
-    return SimulatorGeometry(truth)
-
 
 def start_from_scene(scene: int | str, options: dict[str, Any], height: int, width: int) -> Start:
     """The first picture of a simulated scene (seed or name); with `options["depth"]` true, its depth too."""
+    from spatia_env.sim.scenes import open_scene
+
     simulated = open_scene(scene)
     try:
         c2w = np.asarray(options.get("pose", simulated.initial_c2w), dtype=np.float32)
@@ -97,10 +74,3 @@ def start_from_image(options: dict[str, Any], height: int, width: int) -> Start:
         ground=None if "pose" in options else 0.0,
         mask=None if mask is None else torch.from_numpy(fit_mask(mask, size, height, width)),
     )
-
-
-def open_scene(scene: int | str) -> Any:
-    """The `SimScene` of a seed or a name; the caller closes it."""
-    from spatia_env.sim.scenes import SimScene
-
-    return SimScene.from_name(scene) if isinstance(scene, str) else SimScene(scene)

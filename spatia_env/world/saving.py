@@ -1,7 +1,7 @@
-"""What a saved world must hold to be a world: every array, number and text is checked before it is believed.
+"""Between `WorldState` and what a `.spatia` file holds; a file's contents are checked before they are used.
 
-The file's hashes say that it is as it was written, not that somebody wrote sense. Here each name, type, shape and
-range is compared with what `World` needs; the map and the keyframes' shapes were checked when they were read.
+The file's hashes only say that it is as it was written. Here each name, type, shape and range is compared with what
+`WorldState` needs; the map's and the keyframes' shapes were checked when they were read.
 """
 
 import dataclasses
@@ -15,6 +15,8 @@ from spatia_env.errors import PoseError, WorldFormatError
 from spatia_env.events.log import LedgerRow
 from spatia_env.geometry import check_intrinsics, check_rigid
 from spatia_env.memory.manifest import MAX_SIDE, BundleState
+from spatia_env.memory.map import Map
+from spatia_env.world.state import WorldState
 
 POSES = ("c2w", "start_c2w")
 OPTIONAL_POSES = ("drift",)
@@ -26,6 +28,63 @@ META = ("size", "prompt", "seed", "step", "moving", "ground", "conditions", "led
 MAX_TEXT = 100_000
 MAX_REACH = 1e5
 """Metres from the origin that a camera may be."""
+
+
+def to_bundle(state: WorldState) -> BundleState:
+    """The state as plain data (`memory.storage.BundleState`), ready for `save_bundle`."""
+    arrays = {
+        "c2w": state.c2w.numpy(),
+        "start_c2w": state.start_c2w.numpy(),
+        "K": state.K.numpy(),
+        "preceding_frames": state.preceding_frames.numpy(),
+        "depth": state.depth.numpy(),
+        "drift": state.drift.numpy(),
+    }
+    meta = {
+        "size": list(state.size),
+        "prompt": state.prompt,
+        "seed": state.seed,
+        "step": state.step,
+        "moving": state.moving,
+        "ground": state.ground,
+        "measured": state.measured,
+        "conditions": [list(pair) for pair in state.conditions],
+        "ledger": [dataclasses.asdict(row) for row in state.ledger],
+    }
+    return BundleState(memory=state.memory, keyframes=list(state.keyframes), arrays=arrays, meta=meta)
+
+
+def from_bundle(bundle: BundleState) -> WorldState:
+    """The state that a file holds.
+
+    Raises:
+        WorldFormatError: Something is missing or wrong.
+    """
+    check_world(bundle)
+    arrays: dict[str, Any] = {
+        name: torch.from_numpy(np.array(value)) for name, value in bundle.arrays.items()
+    }
+    meta = bundle.meta
+    drift = {"drift": arrays.pop("drift")} if "drift" in arrays else {}
+    seen = Map(
+        points=bundle.memory,
+        keyframes=tuple(bundle.keyframes),
+        K=arrays.pop("K"),
+        size=(int(meta["size"][0]), int(meta["size"][1])),
+        step=int(meta["step"]),
+        measured=bool(meta.get("measured", True)),
+        **drift,
+    )
+    return WorldState(
+        map=seen,
+        prompt=str(meta["prompt"]),
+        seed=int(meta["seed"]),
+        moving=bool(meta["moving"]),
+        ground=None if meta["ground"] is None else float(meta["ground"]),
+        conditions=tuple((str(name), str(phrase)) for name, phrase in meta["conditions"]),
+        ledger=tuple(LedgerRow(**row) for row in meta["ledger"]),
+        **arrays,
+    )
 
 
 def check_world(bundle: BundleState) -> None:

@@ -1,64 +1,33 @@
-"""`world.edit` and `world.query`: changing a world by hand, and asking what is in it.
+"""`world.edit`: changing a world by hand.
 
-Both work on the world's own camera where none is given. An edit changes the map and everything that the next
-clip is shown of it: keyframes, and the last frames. It goes into the ledger, and `undo` takes it back, also when
-the world has gone on meanwhile. A call that raises leaves the world as it was.
+An edit changes the map and everything that the next clip is shown of it: keyframes, and the last frames. It goes into
+the ledger, and `undo` takes it back, also when the world has gone on meanwhile. A call that raises leaves the world as
+it was. Where no camera is given, the last frame's is meant.
 """
-
-from __future__ import annotations
 
 import dataclasses
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from spatia_env.errors import ActionError, EditError
+from spatia_env.errors import EditError
 from spatia_env.events.log import LedgerRow
-from spatia_env.geometry import check_rigid
-from spatia_env.memory import editing, exploration, queries
+from spatia_env.memory import editing
 from spatia_env.memory.cloud import PointCloud
 from spatia_env.memory.history import MAX_HISTORY, EditRecord, revert
 from spatia_env.memory.keyframes import Keyframe
 from spatia_env.memory.regions import Box, Click, Mask, Region
 from spatia_env.memory.repainting import repaint
 from spatia_env.memory.scene import SceneMemory
-
-if TYPE_CHECKING:
-    from spatia_env.world.world import World, WorldState
-
-__all__ = ["Edits", "WorldEdits", "WorldQueries", "halted"]
-
-BODY = 0.15
-"""Metres around the camera that stay free with `block_collisions`."""
+from spatia_env.world.queries import pose_or_last
+from spatia_env.world.state import Change, Edits, HoldsState, WorldState
 
 Edit = Callable[[SceneMemory], tuple[SceneMemory, EditRecord]]
-
-
-@dataclass(frozen=True, eq=False)
-class _Change:
-    """An edit that was made: its record, and the pictures (keyframes, then the last frames) before and after it."""
-
-    record: EditRecord
-    pictures: tuple[tuple[Keyframe, Keyframe], ...]
-    last: tuple[Tensor, Tensor] | None
-    last_after: tuple[Tensor, Tensor] | None
-
-
-@dataclass(frozen=True, eq=False)
-class Edits:
-    """Edits that can be taken back and done again, the last `MAX_HISTORY`; immutable. A file does not hold them."""
-
-    done: tuple[_Change, ...] = field(default=(), repr=False)
-    undone: tuple[_Change, ...] = field(default=(), repr=False)
-
-    def __len__(self) -> int:
-        return len(self.done)
 
 
 class WorldEdits:
@@ -71,7 +40,7 @@ class WorldEdits:
         WorldFullError: The map would exceed `max_points` and `on_full="error"`.
     """
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: HoldsState) -> None:
         self._world = world
 
     def box(self, centre: Any, size: Any, rotation: Any = None) -> Box:
@@ -81,14 +50,14 @@ class WorldEdits:
     def click(self, pixel: tuple[float, float], c2w: Any = None, max_radius: float = 1.5) -> Click:
         """The connected thing at `pixel` (u, v) of the view from `c2w` [4, 4], the last frame by default."""
         state = self._world.state
-        return Click(pixel, _pose(c2w, state), state.K, state.size, max_radius=max_radius)
+        return Click(pixel, pose_or_last(c2w, state), state.K, state.size, max_radius=max_radius)
 
     def mask(self, mask: Any, c2w: Any = None) -> Mask:
         """The surface in the pixels of `mask` bool [H, W] in the view from `c2w` [4, 4], the last frame by default."""
         state = self._world.state
         if np.shape(mask) != tuple(state.size):
             raise EditError(f"mask: expected shape {list(state.size)}, got {list(np.shape(mask))}.")
-        return Mask(np.asarray(mask), _pose(c2w, state), state.K)
+        return Mask(np.asarray(mask), pose_or_last(c2w, state), state.K)
 
     def remove(self, region: Region) -> EditRecord:
         """Take the points of a region away."""
@@ -121,7 +90,7 @@ class WorldEdits:
 
     def extract(self, region: Region) -> PointCloud:
         """The points of a region in world coordinates, to be inserted elsewhere; the world stays as it is."""
-        return editing.extract(self._world.memory, region)
+        return editing.extract(self._world.state.memory, region)
 
     def undo(self) -> EditRecord:
         """Take the last edit back: exactly, where nothing has been seen since."""
@@ -145,7 +114,7 @@ class WorldEdits:
 
     def _apply(self, edit: Edit) -> EditRecord:
         before = self._world.state
-        if not self._world.remembers:
+        if not before.map.writes:
             raise EditError('this world has no map to edit; make the environment with memory="points".')
         memory, record = edit(before.memory)
         keyframes = repaint(before.keyframes, before.memory, memory, record, before.K)
@@ -155,105 +124,19 @@ class WorldEdits:
         return record
 
 
-class WorldQueries:
-    """Questions to a world: `world.query`. None of them changes it.
-
-    Raises:
-        ActionError, PoseError: Numbers that are not finite, or not a pose.
-    """
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-
-    def raycast(
-        self, origin: Any = None, direction: Any = None, max_distance: float = queries.MAX_DISTANCE
-    ) -> queries.Hit | None:
-        """The first point that a ray meets, or None; from the camera, and straight ahead, by default."""
-        c2w = self._world.c2w
-        start = c2w[:3, 3] if origin is None else origin
-        return queries.raycast(
-            self._world.memory, start, c2w[:3, 2] if direction is None else direction, max_distance
-        )
-
-    def visible(self, c2w: Any = None) -> np.ndarray:
-        """The points (`blocks.POINT`) that a camera at `c2w` [4, 4] sees; the last frame's by default."""
-        state = self._world.state
-        return queries.visible(state.memory, _pose(c2w, state), state.K, *state.size)
-
-    def occupied(self, position: Any, radius: float = 0.0) -> bool | np.ndarray:
-        """Whether a ball of `radius` metres around positions [3] or [n, 3] touches a point: bool, or bool [n]."""
-        return queries.occupied(self._world.memory, position, radius)
-
-    def free_distance(self, end: Any, start: Any = None, radius: float = BODY) -> float:
-        """How many metres a ball can go towards `end` [3], from the camera by default, before it touches a point."""
-        start = self._world.c2w[:3, 3] if start is None else start
-        return queries.free_distance(self._world.memory, start, end, radius)
-
-    def path(self, end: Any, start: Any = None, radius: float = BODY) -> np.ndarray | None:
-        """A way [n, 3] through free space to `end`, from the camera by default, or None.
-
-        Both ends are positions [3] or poses [4, 4]. Unseen space counts as free.
-        """
-        begin = self._world.c2w if start is None else start
-        return exploration.find_path(self._world.memory, _place(begin, "start"), _place(end, "end"), radius)
-
-    def frontier(self, min_area: float = 0.1) -> list[exploration.Frontier]:
-        """Where free space meets what nobody has seen, largest piece first."""
-        state = self._world.state
-        return exploration.frontier(state.memory, state.keyframes, state.K, min_area=min_area)
-
-    def nearest_unseen(self, position: Any = None) -> exploration.Frontier | None:
-        """Where the nearest known surface runs on unseen, from the camera by default; None when all is seen."""
-        state = self._world.state
-        here = state.c2w[:3, 3] if position is None else _place(position, "position")
-        return exploration.nearest_unseen(state.memory, state.keyframes, state.K, here)
-
-
-def halted(
-    memory: SceneMemory, c2w: Tensor, path: Tensor, radius: float = BODY
-) -> tuple[Tensor, dict[str, Any]]:
-    """A path whose camera stops where a ball around it would touch a surface; it goes on turning.
-
-    Args:
-        memory: The map.
-        c2w: Where the camera is [4, 4].
-        path: Where it is told to go [T, 4, 4].
-        radius: Of the ball, metres.
-
-    Returns:
-        The path; and, where it was stopped, the `frame` at which, the `position` [3] there and the metres it got,
-        `distance`, as JSON data; empty where it was not.
-    """
-    here, gone = c2w[:3, 3].double().numpy(), 0.0
-    for frame, target in enumerate(path[:, :3, 3].double().numpy()):
-        length = float(np.linalg.norm(target - here))
-        free = queries.free_distance(memory, here, target, radius) if length > 1e-9 else length
-        if free < length - 1e-6:
-            here = here + (target - here) * (free / length)
-            stopped = path.clone()
-            stopped[frame:, :3, 3] = torch.from_numpy(here).to(path.dtype)
-            return stopped, {"frame": frame, "position": here.tolist(), "distance": gone + free}
-        here, gone = target, gone + length
-    return path, {}
-
-
-# -- parts ----------------------------------------------------------------------------------------------
-
-
 def _with_pictures(
     before: WorldState,
     memory: SceneMemory,
     record: EditRecord,
     keyframes: Sequence[Keyframe],
     last: tuple[Tensor, Tensor] | None,
-) -> tuple[WorldState, _Change]:
+) -> tuple[WorldState, Change]:
     """The state after an edit, with its row in the ledger, and how to take it back."""
     frames, depth = last or (before.preceding_frames, before.depth)
     row = LedgerRow(before.step, json.dumps(record.as_dict(), sort_keys=True), record.kind, "edit")
     state = dataclasses.replace(
         before,
-        memory=memory,
-        keyframes=tuple(keyframes),
+        map=dataclasses.replace(before.map, points=memory, keyframes=tuple(keyframes)),
         preceding_frames=frames,
         depth=depth,
         ledger=(*before.ledger, row),
@@ -262,7 +145,7 @@ def _with_pictures(
         (old, new) for old, new in zip(before.keyframes, keyframes, strict=True) if old is not new
     )
     given = None if last is None else (before.preceding_frames, before.depth)
-    return state, _Change(record, pictures, given, last)
+    return state, Change(record, pictures, given, last)
 
 
 def _last(state: WorldState, after: SceneMemory, record: EditRecord) -> tuple[Tensor, Tensor] | None:
@@ -280,7 +163,7 @@ def _last(state: WorldState, after: SceneMemory, record: EditRecord) -> tuple[Te
     return frames, torch.where(same, state.depth, new.depth.float())
 
 
-def _reverted(state: WorldState, change: _Change, kind: str) -> tuple[WorldState, _Change]:
+def _reverted(state: WorldState, change: Change, kind: str) -> tuple[WorldState, Change]:
     """The state with a change taken back, pictures included: those it made become what they were, later ones are
     repainted.
     """
@@ -294,28 +177,3 @@ def _reverted(state: WorldState, change: _Change, kind: str) -> tuple[WorldState
     else:
         last = _last(state, memory, record)
     return _with_pictures(state, memory, record, keyframes, last)
-
-
-def _pose(value: Any, state: WorldState) -> Tensor:
-    if value is None:
-        return state.c2w
-    pose = _tensor(value, "c2w")
-    check_rigid(pose, "c2w")
-    return pose
-
-
-def _tensor(value: Any, name: str) -> Tensor:
-    from spatia_env.checks import as_real_array
-
-    if isinstance(value, Tensor):
-        value = value.detach().cpu().numpy()
-    return torch.from_numpy(as_real_array(value, name, ActionError)).float()
-
-
-def _place(value: Any, name: str) -> Any:
-    """The position of a pose [4, 4]; a position [3] as it is."""
-    if np.shape(value) != (4, 4):
-        return value
-    pose = _tensor(value, name)
-    check_rigid(pose, name)
-    return pose[:3, 3]
