@@ -23,9 +23,8 @@ from spatia_env.slam.pipeline import Slam
 from spatia_env.tasks import Task, TaskContext, make_task
 from spatia_env.world import observation as contract
 from spatia_env.world import step as steps
-from spatia_env.world.options import check_reset_options, check_seed
 from spatia_env.world.queries import halted
-from spatia_env.world.reset import draw_start, load_slam, open_world
+from spatia_env.world.reset import check_reset_options, check_seed, draw_start, load_slam, open_world
 from spatia_env.world.state import WorldState
 from spatia_env.world.step import PreparedStep
 from spatia_env.world.world import World

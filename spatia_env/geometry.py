@@ -1,18 +1,38 @@
-"""Pinhole cameras and rigid motions: pure functions on float32 tensors, leading batch axes allowed.
+"""Pinhole cameras and rigid motions: pure functions on tensors, leading batch axes allowed.
+
+`se3_exp`, `invert_se3` and `upright` also take NumPy arrays, compute in float64 and return arrays.
 
 Conventions: OpenCV axes (+X right, +Y down, +Z forward), `c2w` maps camera to world, `w2c` its inverse,
 `K` is in pixels, the centre of pixel (column u, row v) lies at (u + 0.5, v + 0.5), `depth` is z-depth in
 metres with 0 for "none". The world has +Z up. This module knows neither the map nor the model.
 """
 
+import functools
 import math
+from collections.abc import Callable
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from spatia_env.checks import as_real_array
 from spatia_env.errors import PoseError
 
 RIGID_TOLERANCE = 1e-3
+"""Largest accepted deviation of R R^T from the identity, and of the bottom row from 0 0 0 1."""
+
+Transform = TypeVar("Transform", Tensor, np.ndarray)
+
+
+def _also_for_arrays(function: Callable[[Tensor], Tensor]) -> Callable[[Transform], Transform]:
+    @functools.wraps(function)
+    def call(value: Transform) -> Transform:
+        if isinstance(value, Tensor):
+            return function(value)
+        return function(torch.from_numpy(np.array(value, dtype=np.float64))).numpy()
+
+    return call
 
 
 def so3_exp(rotvec: Tensor) -> Tensor:
@@ -57,6 +77,7 @@ def so3_log(rotation: Tensor) -> Tensor:
     return torch.where(near_pi, axis * angle.unsqueeze(-1), skew * scale.unsqueeze(-1))
 
 
+@_also_for_arrays
 def se3_exp(twist: Tensor) -> Tensor:
     """Rigid transforms [..., 4, 4] of twists [..., 6]: metres first, then a rotation vector in radians."""
     v, w = twist[..., :3], twist[..., 3:]
@@ -79,6 +100,7 @@ def rigid(rotation: Tensor, translation: Tensor) -> Tensor:
     return out
 
 
+@_also_for_arrays
 def invert_se3(transform: Tensor) -> Tensor:
     """Inverse of rigid transforms [..., 4, 4], by transposing the rotation."""
     rotation = transform[..., :3, :3].transpose(-1, -2)
@@ -192,3 +214,64 @@ def check_intrinsics(K: Tensor, name: str = "intrinsics") -> None:
         raise PoseError(f"{name}: expected a finite 3x3 matrix [[fx,0,cx],[0,fy,cy],[0,0,1]] in pixels.")
     if float(K[0, 0]) <= 0 or float(K[1, 1]) <= 0 or not torch.allclose(K[2], K.new_tensor([0.0, 0.0, 1.0])):
         raise PoseError(f"{name}: focal lengths must be positive and the bottom row 0 0 1, got {K.tolist()}.")
+
+
+@_also_for_arrays
+def upright(c2w: Tensor) -> Tensor:
+    """The pose [4, 4] at a camera's place with its Z axis up and its Y axis along the camera's level heading.
+
+    A camera that looks straight up or down takes the world's Y axis for its heading.
+    """
+    level = c2w[:2, 2].double()
+    heading = level / level.norm() if level.norm() > 1e-6 else torch.tensor([0.0, 1.0]).double()
+    x, y = heading
+    zero, one = torch.zeros_like(x), torch.ones_like(x)
+    axes = [torch.stack([y, -x, zero]), torch.stack([x, y, zero]), torch.stack([zero, zero, one])]
+    return rigid(torch.stack(axes, dim=1).to(c2w.dtype), c2w[:3, 3])
+
+
+def distance_and_angle(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+    """Metres and degrees between two poses [4, 4]."""
+    metres, degrees = pose_error(*(torch.from_numpy(np.asarray(pose, np.float64)) for pose in (a, b)))
+    return float(metres), float(degrees)
+
+
+def rigid_problem(transform: np.ndarray) -> str:
+    """Why transforms [..., 4, 4] are not finite, rigid and right-handed; "" when they are."""
+    if transform.ndim < 2 or transform.shape[-2:] != (4, 4):
+        return f"expected [..., 4, 4] matrices, got shape {list(transform.shape)}"
+    if not np.isfinite(transform).all():
+        return "has NaN or infinite entries"
+    # Entries of a rotation are at most 1: this also keeps the products below from overflowing.
+    rotation = transform[..., :3, :3].astype(np.float64)
+    if np.abs(rotation).max(initial=0) > 1 + RIGID_TOLERANCE:
+        return f"not a rotation: an entry is {np.abs(rotation).max():.4g}; use orthonormal matrices"
+    off = np.abs(rotation @ np.swapaxes(rotation, -1, -2) - np.eye(3)).max(initial=0)
+    bottom = np.abs(transform[..., 3, :].astype(np.float64) - [0, 0, 0, 1]).max(initial=0)
+    if max(off, bottom) > RIGID_TOLERANCE:
+        return (
+            f"not a rigid transform (off by {max(off, bottom):.3g}); use orthonormal rotations and a "
+            "bottom row of 0 0 0 1"
+        )
+    if (np.linalg.det(rotation) < 0).any():
+        return "mirrored (determinant -1); use a right-handed rotation"
+    return ""
+
+
+def as_pose(value: Any, name: str = "pose") -> np.ndarray:
+    """A fresh float64 copy [4, 4] of a camera-to-world matrix.
+
+    Args:
+        value: Anything numpy reads as a real 4x4 matrix.
+        name: What to call it in an error.
+
+    Raises:
+        PoseError: If it is not numeric, finite, rigid and right-handed.
+    """
+    pose = as_real_array(value, name, PoseError)
+    if pose.shape != (4, 4):
+        raise PoseError(f"{name}: expected a 4x4 camera-to-world matrix, got shape {list(pose.shape)}.")
+    problem = rigid_problem(pose)
+    if problem:
+        raise PoseError(f"{name}: {problem}.")
+    return pose

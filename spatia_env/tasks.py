@@ -17,7 +17,7 @@ import numpy as np
 
 from spatia_env.checks import near_miss
 from spatia_env.errors import ActionError
-from spatia_env.poses import as_pose, distance_and_angle
+from spatia_env.geometry import as_pose, distance_and_angle
 
 CELL = 0.2
 """Edge in metres of the cells in which a judge counts the true surface that was seen."""

@@ -29,7 +29,7 @@ from spatia_env.errors import ActionError, WorkerError
 from spatia_env.models.clip_source import generate_clips
 from spatia_env.vector.base import Outcome, WorldsVectorEnv
 from spatia_env.vector.sync import _checked, _limited, base_action, view_env
-from spatia_env.world.options import check_reset_options
+from spatia_env.world.reset import check_reset_options
 
 START_SECONDS = 300.0
 """A worker has so long to load its networks and make its worlds, beyond the timeout of a step."""

@@ -87,7 +87,7 @@ def test_observed_pixels_have_the_colour_of_the_start_picture(walk):
     """Warped by the truth, the start picture agrees where `observed` says so, and nowhere near as well elsewhere."""
     frame = 16
     rgb = torch.from_numpy(walk.frames[:1]).movedim(-1, 1).float()
-    from spatia_env.slam.input_features import warp_grid
+    from spatia_env.slam.depth_network import warp_grid
 
     grid, _ = warp_grid(
         torch.from_numpy(walk.depth[frame])[None],

@@ -11,8 +11,8 @@ from spatia_env.memory.export import export
 from spatia_env.memory.keyframes import Keyframe
 from spatia_env.memory.ply import write_ply
 from spatia_env.memory.scene import SceneMemory
-from spatia_env.world.from_cloud import open_cloud
-from spatia_env.world.options import check_reset_options, is_cloud
+from spatia_env.world.reset import check_reset_options, is_cloud
+from spatia_env.world.starts import open_cloud
 
 SIZE = (32, 48)
 K = intrinsics_from_fov(60, *SIZE)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from spatia_env.geometry import intrinsics_from_fov, look_at, path_from_twist
-from spatia_env.models import particles
+from spatia_env.models import spatial_conditioning as particles
 from spatia_env.models.autoencoder import TinyAutoencoder
 from spatia_env.models.spatial_conditioning import (
     FALLING_CHANNELS,

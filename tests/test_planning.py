@@ -9,7 +9,7 @@ import prospects
 import pytest
 import seeking
 
-from spatia_env.poses import distance_and_angle, se3_exp
+from spatia_env.geometry import distance_and_angle, se3_exp
 from untrained import write_untrained
 
 SIZE = (64, 96)

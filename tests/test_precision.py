@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from spatia_env.models import autocast as precision
+from spatia_env.models import autoencoder as precision
 from spatia_env.models.autoencoder import TinyAutoencoder
 from spatia_env.models.loading import load_checkpoint
 

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from spatia_env.slam.semi_global_matching import (
+from spatia_env.slam.plane_labels import (
     CHANGE,
     CONTRAST,
     JUMP,

@@ -12,9 +12,8 @@ from spatia_env.memory.keyframes import Keyframe
 from spatia_env.memory.map import Map
 from spatia_env.memory.scene import SceneMemory
 from spatia_env.memory.warping import slide
-from spatia_env.slam import multi_view_stereo
-from spatia_env.slam.depth_refinement import candidates, revise
-from spatia_env.slam.multi_view_stereo import refine
+from spatia_env.slam import depth_refinement as multi_view_stereo
+from spatia_env.slam.depth_refinement import candidates, refine, revise
 
 H, W = 64, 80
 K = intrinsics_from_fov(60, H, W)

@@ -14,9 +14,8 @@ from spatia_env.geometry import (
     pose_error,
     se3_exp,
 )
-from spatia_env.slam import alignment
-from spatia_env.slam.photometric import fit_light
-from spatia_env.slam.tracking import spread, track
+from spatia_env.slam import tracking as alignment
+from spatia_env.slam.tracking import fit_light, spread, track
 from tests.rooms import room_view
 
 T, H, W = 4, 72, 96

@@ -90,7 +90,8 @@ def test_undo_after_the_world_went_on_takes_the_edit_out_of_later_pictures_too()
     _, depth, weight, path, _ = clip_at(0.0, frames=4)
     view = world.render(path)
     frames = (view.rgb * 255).round().to(torch.uint8).movedim(1, -1).contiguous()
-    world.state, _ = world.remember(frames, depth, weight, path, view, write=True)
+    seen, _ = world.state.map.integrate(frames, depth, weight, path, view)
+    world.state = world.state.advance(seen, frames, depth[-1])
     assert len(world.state.keyframes) == 5
     red = world.state.keyframes[4].frame
     world.edit.undo()

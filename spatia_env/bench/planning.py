@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from spatia_env.actions import MAX_ROTATION, MAX_TRANSLATION
+from spatia_env.geometry import se3_exp
 from spatia_env.memory.exploration import Frontier, nearest_unseen
-from spatia_env.poses import se3_exp
 
 LIMITS = np.array([MAX_TRANSLATION] * 3 + [np.radians(MAX_ROTATION)] * 3)
 """Metres and radians of a clip at `camera` = 1."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from spatia_env.events import vocabulary
 from spatia_env.events.classifier import is_silent, understand
-from spatia_env.models.prompt_text import compose_text
+from spatia_env.models.text_encoder import compose_text
 
 Conditions = tuple[tuple[str, str], ...]
 """Standing conditions: (event name, phrase for later prompts), oldest first."""

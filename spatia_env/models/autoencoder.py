@@ -6,6 +6,8 @@ run on a CPU. Like every autoencoder of the pipeline it has `encode`, `decode`, 
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -14,7 +16,25 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spatia_env.models.autocast import reduced
+
+def knows_bfloat16() -> bool:
+    """Whether the processor multiplies matrices in bfloat16."""
+    return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+@contextmanager
+def reduced(device: torch.device, wanted: bool = True) -> Iterator[None]:
+    """Context in which products of matrices and convolutions are taken in bfloat16 and summed in float32.
+
+    On a CPU that knows bfloat16; elsewhere, and if it is not `wanted`, it changes nothing. What comes out is
+    bfloat16 then. Latents differ by 0.4 % (root mean square), at play as in training.
+    """
+    if not (wanted and device.type == "cpu" and knows_bfloat16()):
+        yield
+        return
+    with torch.autocast("cpu", torch.bfloat16):
+        yield
+
 
 HEAD_CHANNELS = 7
 """Output planes per pixel: imagined colour (3), how much of the render to show (1), its light (3)."""

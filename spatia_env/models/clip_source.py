@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from spatia_env.io.frames import from_video, to_uint8, to_video
-from spatia_env.models.particles import FALLING_PLANES
 from spatia_env.models.pipeline import ClipShape, SpatiaPipeline
-from spatia_env.models.spatial_conditioning import falling_in_view, place_planes
+from spatia_env.models.spatial_conditioning import FALLING_PLANES, falling_in_view, place_planes
 
 CONTINUED_PLANES = 4
 """Planes that tell a decoder how surfaces go on: colour and nearness."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from spatia_env.models.autocast import reduced
+from spatia_env.models.autoencoder import reduced
 
 
 @dataclass(frozen=True)

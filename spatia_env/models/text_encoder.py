@@ -8,6 +8,7 @@ vectors (wordllama) had 16 of 24.
 
 import functools
 import importlib.util
+import unicodedata
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,24 @@ import torch
 from torch import Tensor, nn
 
 from spatia_env.errors import DependencyError
-from spatia_env.models.prompt_text import clean, positions
+
+
+def clean(text: str) -> str:
+    """Lower case, NFKC, single spaces, no full stop at the end: how a sentence is looked up."""
+    return " ".join(unicodedata.normalize("NFKC", text).lower().split()).rstrip(".! ")
+
+
+def compose_text(prompt: str, conditions: tuple[str, ...] | list[str], event: str) -> str:
+    """The sentence that the model reads: the event first, then standing conditions, then the scene's prompt."""
+    return ". ".join(part.strip().rstrip(".") for part in (event, *conditions, prompt) if part.strip())
+
+
+def positions(length: int, dim: int) -> Tensor:
+    """Sinusoids [length, dim] that mark order."""
+    rate = torch.exp(torch.arange(0, dim, 2) * (-torch.log(torch.tensor(1000.0)) / dim))
+    angle = torch.arange(length)[:, None] * rate
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
+
 
 MAX_TOKENS = 48
 DIM = 384

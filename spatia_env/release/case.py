@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from spatia_env.actions import MAX_PROMPT_LENGTH, normalise_text
 from spatia_env.errors import CaseError, ImageError, PoseError, PromptError
+from spatia_env.geometry import invert_se3, rigid_problem
 from spatia_env.pictures import pixel_intrinsics, read_image
-from spatia_env.poses import invert, rigid_problem
-from spatia_env.spaces import MAX_PROMPT_LENGTH, normalise_text
 
 PICTURES = ("img.jpg", "img.png", "img.jpeg", "img.webp")
 MAX_POSES = 100_000
@@ -49,7 +49,7 @@ class Case:
     @property
     def path(self) -> np.ndarray:
         """The poses [N, 4, 4] relative to the first camera."""
-        return invert(self.c2w[0]) @ self.c2w
+        return invert_se3(self.c2w[0]) @ self.c2w
 
     def prompt(self, round_index: int) -> str:
         """The prompt of a round, counted from 0; the last line is repeated."""
@@ -92,7 +92,7 @@ def read_w2c(path: str | Path) -> np.ndarray:
             raise CaseError(f"{path}: more than {MAX_POSES} cameras.")
     if not poses:
         raise CaseError(f"{path}: holds no camera; write one JSON matrix a line.")
-    return invert(np.stack(poses))
+    return invert_se3(np.stack(poses))
 
 
 def write_poses(path: str | Path, poses: np.ndarray) -> None:

@@ -18,7 +18,7 @@ import tyro
 from tqdm import tqdm
 
 from spatia_env.errors import CaseError
-from spatia_env.poses import invert
+from spatia_env.geometry import invert_se3
 from spatia_env.release.case import Case, describe, read_case, write_poses
 from spatia_env.video import VideoWriter
 
@@ -64,7 +64,7 @@ def clips_of(path: np.ndarray, num_frames: int) -> list[np.ndarray]:
     missing = -(len(path) - 1) % num_frames
     padded = np.concatenate([path, np.repeat(path[-1:], missing, axis=0)])
     starts = range(0, len(padded) - 1, num_frames)
-    return [invert(padded[start]) @ padded[start + 1 : start + 1 + num_frames] for start in starts]
+    return [invert_se3(padded[start]) @ padded[start + 1 : start + 1 + num_frames] for start in starts]
 
 
 def run_rollout(config: RolloutConfig) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def _follow(
 ) -> dict[str, Any]:
     num_frames = len(first["frames"])
     clips = clips_of(path, num_frames)
-    start_w2c = invert(first["pose"][-1].astype(np.float64))
+    start_w2c = invert_se3(first["pose"][-1].astype(np.float64))
     poses = [np.eye(4)[None]]
     began = time.perf_counter()
     with VideoWriter(config.out / "rollout.mp4", config.fps, config.scale) as writer:

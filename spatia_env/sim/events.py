@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spatia_env.models import particles
+from spatia_env.models import spatial_conditioning as particles
 from spatia_env.sim import assets, shapes
 from spatia_env.sim.bodies import (
     BLACK,

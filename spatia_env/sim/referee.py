@@ -7,7 +7,7 @@ it. Everything it says goes to tasks; nothing enters an observation.
 import numpy as np
 
 from spatia_env.errors import ActionError
-from spatia_env.poses import se3_exp
+from spatia_env.geometry import se3_exp
 from spatia_env.sim.scenes import open_scene
 from spatia_env.tasks import CELL
 

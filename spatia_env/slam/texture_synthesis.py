@@ -14,7 +14,7 @@ from scipy import fft
 from scipy.ndimage import maximum_filter, minimum_filter, uniform_filter
 from torch.nn import functional as F
 
-from spatia_env.slam.input_features import fill
+from spatia_env.slam.depth_network import fill
 
 TEXEL = 0.03
 """Metres of a cell of a plane's picture: about what a pixel sees of a wall 2 m away."""

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from spatia_env.errors import ActionError
 from spatia_env.models.autoencoder import TinyAutoencoder
-from spatia_env.models.particles import FALLING_PLANES
+from spatia_env.models.spatial_conditioning import FALLING_PLANES
 from spatia_env.slam.plane_extrapolation import CONTINUED_PLANES
 from spatia_env.train.data import EpisodeStore, frame_batches, to_model
 from spatia_env.train.devices import device_of

@@ -18,9 +18,8 @@ from torch import Tensor
 from spatia_env.errors import ActionError
 from spatia_env.events import vocabulary
 from spatia_env.models.conditioning import Conditions, control_latents
-from spatia_env.models.prompt_text import compose_text
 from spatia_env.models.spatial_conditioning import with_falling, with_preceding, without_points
-from spatia_env.models.text_encoder import SentenceTextEncoder
+from spatia_env.models.text_encoder import SentenceTextEncoder, compose_text
 from spatia_env.train.data import EpisodeStore, to_model
 
 PRECEDING = 4

@@ -30,7 +30,7 @@ from spatia_env.vector.base import Outcome, WorldsVectorEnv
 from spatia_env.vector.ray_store import Head, StaleEpochError, WorldStore, action_hash
 from spatia_env.vector.sync import StagedEnv, _checked, _limited, base_action, view_env
 from spatia_env.workers import RemoteWorld, _plain
-from spatia_env.world.options import check_reset_options
+from spatia_env.world.reset import check_reset_options
 
 MAX_RETRIES = 20
 """A step is tried on so many workers, one after the other."""

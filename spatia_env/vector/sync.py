@@ -17,7 +17,7 @@ from spatia_env.env import SpatiaEnv, Step
 from spatia_env.errors import ActionError
 from spatia_env.models.clip_source import Pending, generate_clips
 from spatia_env.vector.base import Outcome, WorldsVectorEnv, autoreset_mode
-from spatia_env.world.options import check_reset_options
+from spatia_env.world.reset import check_reset_options
 from spatia_env.wrappers import DiscreteActions, FlatCamera, LastFrameObservation
 
 T = TypeVar("T")

@@ -116,7 +116,7 @@ def make_env(config: ViewConfig) -> Any:
 
 def _size_of(path: Path | None) -> tuple[int, int] | None:
     """The size of a saved world's frames; None without one."""
-    from spatia_env.world.options import is_cloud
+    from spatia_env.world.reset import is_cloud
     from spatia_env.world.world import World
 
     return None if path is None or is_cloud(path) else World.load(path).state.size

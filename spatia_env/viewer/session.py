@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spatia_env.actions import MAX_EVENT_LENGTH, normalise_text
 from spatia_env.errors import ViewerError
 from spatia_env.geometry import unproject
-from spatia_env.spaces import MAX_EVENT_LENGTH, normalise_text
 from spatia_env.video import VideoWriter
 from spatia_env.viewer.history import Clip, Moment, Timeline
 from spatia_env.viewer.jobs import Job, JobQueue

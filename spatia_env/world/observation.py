@@ -11,13 +11,13 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from spatia_env.actions import EventText, PathBox
 from spatia_env.errors import ActionError
 from spatia_env.io.frames import to_uint8
 from spatia_env.memory.scene import Growth
 from spatia_env.models.pipeline import ClipShape
 from spatia_env.slam.pipeline import Registration
 from spatia_env.slam.tracking import TrackResult
-from spatia_env.spaces import EventText, PathBox
 from spatia_env.tasks import TaskContext, TaskResult, report
 from spatia_env.world.queries import frontier_distance
 from spatia_env.world.state import WorldState
