@@ -17,10 +17,10 @@ from gymnasium import spaces
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from spatia_env.checks import as_real_array, check_keys, near_miss
 from spatia_env.errors import ActionError, PoseError, PromptError
 from spatia_env.events.vocabulary import EVENT_VOCABULARY
 from spatia_env.geometry import orthonormalise, path_from_twist, rigid_problem, se3_exp
+from spatia_env.io.validation import as_real_array, check_keys, near_miss
 
 MAX_EVENT_LENGTH = 256
 MAX_PROMPT_LENGTH = 2000

@@ -21,8 +21,8 @@ import tyro
 
 import spatia_env
 from spatia_env import __version__
-from spatia_env.checks import near_miss
 from spatia_env.errors import SpatiaError
+from spatia_env.io.validation import near_miss
 
 PACKAGES = ("gymnasium", "numpy", "torch", "diffusers", "open3d", "pybullet", "scipy", "tyro")
 CHECKPOINTS = Path(__file__).parent / "checkpoints"

@@ -15,7 +15,7 @@ from spatia_env.errors import ActionError, ClosedEnvError
 from spatia_env.io import fork_guard
 from spatia_env.io.frames import to_uint8
 from spatia_env.io.timing import Stopwatch
-from spatia_env.memory.scene import Growth, SceneMemory
+from spatia_env.memory.point_map import Growth, SceneMemory
 from spatia_env.models.clip_source import ClipSource, ModelClips, RenderedClips
 from spatia_env.models.loading import load_checkpoint
 from spatia_env.sim.referee import SimJudge
@@ -75,7 +75,7 @@ class SpatiaEnv(gym.Env):
         "off" (the depth network, commanded poses), or a `slam.pipeline.Slam`.
     clip_source: What makes the frames (`models.clip_source.ClipSource`); None for the model.
     task: "none", "explore", "image_goal", "return_home" or "find"; `task_options` are its fields.
-    voxel, max_points, on_full: See `memory.scene.SceneMemory`.
+    voxel, max_points, on_full: See `memory.point_map.SceneMemory`.
     block_collisions: Stop a move where the camera would come within 15 cm of a surface of the map; it goes on
         turning. `info["blocked"]` tells frame, position and distance, and is empty where nothing was in the way.
     render_only: Show the map's render with its holes instead of a generated clip.

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spatia_env.checks import as_real_array
 from spatia_env.errors import PoseError
+from spatia_env.io.validation import as_real_array
 
 RIGID_TOLERANCE = 1e-3
 """Largest accepted deviation of R R^T from the identity, and of the bottom row from 0 0 0 1."""

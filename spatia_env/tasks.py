@@ -15,9 +15,9 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from spatia_env.checks import near_miss
 from spatia_env.errors import ActionError
 from spatia_env.geometry import as_pose, distance_and_angle
+from spatia_env.io.validation import near_miss
 
 CELL = 0.2
 """Edge in metres of the cells in which a judge counts the true surface that was seen."""

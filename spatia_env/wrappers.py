@@ -19,12 +19,12 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
 from spatia_env.actions import EVENTS, MOVES, decode_discrete
-from spatia_env.checks import as_real_array, check_keys
 from spatia_env.errors import ActionError, EditError, WorldFullError
 from spatia_env.geometry import invert_se3
-from spatia_env.memory.cloud import PointCloud
-from spatia_env.memory.history import EditRecord
-from spatia_env.video import VideoWriter
+from spatia_env.io.point_cloud import PointCloud
+from spatia_env.io.validation import as_real_array, check_keys
+from spatia_env.io.video import VideoWriter
+from spatia_env.memory.editing import EditRecord
 from spatia_env.world.world import World
 
 DEPTH_RANGE = 10.0

@@ -81,7 +81,7 @@ def test_log_undoes_exp():
 
 
 def test_open3d_finds_the_same():
-    from spatia_env._open3d import import_open3d
+    from spatia_env.io.mesh import import_open3d
 
     registration = import_open3d().pipelines.registration
     true, reckoned, edges = noisy_loop(30, 5, noise=0.002)

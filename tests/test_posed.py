@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from spatia_env.io.video import write_video
 
 from rooms import room_view
 from spatia_env.errors import DatasetError, PoseError, PromptError, SpatiaError, VideoError
@@ -13,7 +14,6 @@ from spatia_env.geometry import intrinsics_from_fov, invert_se3, look_at, path_f
 from spatia_env.train.posed import camera_files, read_cameras, read_captions, windows, write_cameras
 from spatia_env.train.posed_frames import find_frames, read_planes, read_rows
 from spatia_env.train.posed_geometry import metric_scale, placed, upright
-from spatia_env.video import write_video
 
 H, W, N = 48, 80, 17
 LENS = np.array([0.9, 1.5, 0.5, 0.5])

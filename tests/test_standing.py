@@ -3,13 +3,13 @@
 import dataclasses
 
 import torch
+from spatia_env.memory.point_map import SceneMemory
+from spatia_env.memory.visibility import standing
 
 from rooms import room_view
 from spatia_env.geometry import intrinsics_from_fov, look_at
 from spatia_env.memory.keyframes import Keyframe
 from spatia_env.memory.map import Map
-from spatia_env.memory.scene import SceneMemory
-from spatia_env.memory.standing import standing
 
 H, W, T = 48, 64, 8
 K = intrinsics_from_fov(60, H, W)

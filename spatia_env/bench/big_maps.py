@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from spatia_env.geometry import intrinsics_from_fov, look_at, path_from_twist, pixel_rays
+from spatia_env.io.point_cloud import PointCloud
 from spatia_env.memory import blocks as blk
-from spatia_env.memory.cloud import PointCloud
 from spatia_env.memory.editing import start_from
 from spatia_env.memory.keyframes import Keyframe
-from spatia_env.memory.scene import SceneMemory
+from spatia_env.memory.point_map import SceneMemory
 from spatia_env.world.state import WorldState
 from spatia_env.world.world import World
 

@@ -10,8 +10,8 @@ from scipy.ndimage import distance_transform_edt
 from spatia_env.bench.episodes import Truth
 from spatia_env.bench.matching import inpaint
 from spatia_env.errors import ActionError
+from spatia_env.memory.point_map import SceneMemory
 from spatia_env.memory.rendering import Render
-from spatia_env.memory.scene import SceneMemory
 from spatia_env.slam.plane_extrapolation import continue_surfaces
 
 

@@ -16,8 +16,8 @@ from spatia_env.bench.memory_play import MAP_ROWS, Episode, ReplayEnv, drifted, 
 from spatia_env.bench.memory_probes import Draw, Probe, Probed, Setting, figure
 from spatia_env.bench.metrics import pose_errors
 from spatia_env.events.vocabulary import EVENTS
+from spatia_env.memory.point_map import SceneMemory
 from spatia_env.memory.rendering import render_rows
-from spatia_env.memory.scene import SceneMemory
 from spatia_env.sim.scenes import FRAME_SECONDS, SimScene
 from spatia_env.slam.depth_network import static_weight
 

@@ -21,7 +21,7 @@ from spatia_env.bench.memory_edits import probe_edits
 from spatia_env.bench.memory_probes import Draw, Probe, Probed, Setting, figure
 from spatia_env.geometry import intrinsics_from_fov, invert_se3, look_at
 from spatia_env.memory.keyframes import select_references
-from spatia_env.memory.scene import SceneMemory
+from spatia_env.memory.point_map import SceneMemory
 from spatia_env.memory.storage import save_bundle
 from spatia_env.release.retrieval import visible_mask, visible_rows
 from spatia_env.world.state import WorldState

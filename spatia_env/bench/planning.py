@@ -13,7 +13,7 @@ import torch
 
 from spatia_env.actions import MAX_ROTATION, MAX_TRANSLATION
 from spatia_env.geometry import se3_exp
-from spatia_env.memory.exploration import Frontier, nearest_unseen
+from spatia_env.memory.frontiers import Frontier, nearest_unseen
 
 LIMITS = np.array([MAX_TRANSLATION] * 3 + [np.radians(MAX_ROTATION)] * 3)
 """Metres and radians of a clip at `camera` = 1."""
@@ -127,7 +127,7 @@ def face(c2w: np.ndarray, position: np.ndarray) -> np.ndarray:
 
 
 def frontier(env: Any) -> Frontier | None:
-    """The frontier of the map that is nearest to the camera; see `memory.exploration`."""
+    """The frontier of the map that is nearest to the camera; see `memory.frontiers`."""
     state = env.world.state
     return nearest_unseen(state.memory, state.keyframes, state.K, state.c2w[:3, 3].double().numpy())
 

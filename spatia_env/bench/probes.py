@@ -12,7 +12,7 @@ from spatia_env.bench.episodes import FRAMES, generator, turning_path
 from spatia_env.bench.quality import Context, Measured
 from spatia_env.bench.rows import ROWS, Row
 from spatia_env.events.vocabulary import EVENTS
-from spatia_env.memory.scene import SceneMemory
+from spatia_env.memory.point_map import SceneMemory
 from spatia_env.sim.scenes import FRAME_SECONDS, SimScene
 from spatia_env.slam.depth_network import static_weight
 

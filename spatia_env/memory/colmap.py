@@ -15,8 +15,8 @@ import numpy as np
 
 from spatia_env.errors import WorldFormatError, WorldTooLargeError
 from spatia_env.geometry import invert_se3
-from spatia_env.memory import files
-from spatia_env.memory.cloud import DEFAULT_RADIUS, MAX_COORDINATE, MAX_POINTS, PointCloud
+from spatia_env.io import atomic as files
+from spatia_env.io.point_cloud import DEFAULT_RADIUS, MAX_COORDINATE, MAX_POINTS, PointCloud
 
 MAX_LINE = 1 << 20  # a line of images.txt lists all the points that a picture sees
 MAX_IMAGES = 100_000

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 from spatia_env.geometry import pose_error
-from spatia_env.memory.free_space import seen_through
 from spatia_env.memory.keyframes import Keyframe, select_references
+from spatia_env.memory.point_map import Growth, SceneMemory
 from spatia_env.memory.rendering import Render
-from spatia_env.memory.scene import Growth, SceneMemory
-from spatia_env.memory.standing import standing
+from spatia_env.memory.visibility import seen_through, standing
 
 KEYFRAME_STRIDE = 4
 """Every 4th frame of a clip is kept as a keyframe (the release keeps every 4th as a candidate)."""

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spatia_env.errors import ActionError, CheckpointError
+from spatia_env.io.weights import load_network, read_json
 from spatia_env.models.pipeline import ClipShape, SpatiaPipeline
-from spatia_env.safe_folders import read_json
-from spatia_env.weights import load_network
 
 if TYPE_CHECKING:  # it loads classes that the tiny size does not need
     from spatia_env.models.wan.options import OfficialOptions

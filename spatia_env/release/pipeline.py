@@ -18,8 +18,9 @@ from PIL import Image
 from torch import Tensor
 
 from spatia_env.geometry import invert_se3
-from spatia_env.memory.cloud import PointCloud
-from spatia_env.memory.ply import write_ply
+from spatia_env.io.ply import write_ply
+from spatia_env.io.point_cloud import PointCloud
+from spatia_env.io.video import VideoWriter
 from spatia_env.models.wan.folders import check_folder
 from spatia_env.models.wan.memory_options import Levers
 from spatia_env.models.wan.pipeline import SpatiaWanPipeline, load_official
@@ -37,7 +38,6 @@ from spatia_env.release.rounds import (
 from spatia_env.release.world import FPS, MAP_VOXEL, Reconstructor, ReleaseWorld
 from spatia_env.slam.mapanything import WEIGHTS, MapAnythingGeometry
 from spatia_env.slam.segmentation import segmenter_of
-from spatia_env.video import VideoWriter
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 from spatia_env.errors import ActionError
 from spatia_env.geometry import invert_se3
 from spatia_env.memory import blocks as blk
-from spatia_env.memory.scene import SceneMemory
+from spatia_env.memory.point_map import SceneMemory
 
 DEPTH_TOLERANCE = 1e-6
 """metres: how far behind the nearest point of its pixel a point still counts as visible"""

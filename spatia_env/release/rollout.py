@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 from spatia_env.errors import CaseError
 from spatia_env.geometry import invert_se3
+from spatia_env.io.video import VideoWriter
 from spatia_env.release.case import Case, describe, read_case, write_poses
-from spatia_env.video import VideoWriter
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 A keyframe's depth is an estimate until parallax has confirmed it. When a clip is filmed from farther away from a
 keyframe than any picture before, its depth is refined with the pictures of both places (`multi_view_stereo`),
-and the points that it shows move along its rays (`memory.warping`), with the depth of the other keyframes. This needs
+and the points that it shows move along its rays (`memory.deformation`), with the depth of the other keyframes. This needs
 poses that are right to a fraction of a pixel: where tracking has found that the camera strays, nothing is done.
 """
 
@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from spatia_env.geometry import invert_se3, scale_intrinsics, unproject
+from spatia_env.memory.deformation import scaled, slide
 from spatia_env.memory.keyframes import Keyframe, overlap
 from spatia_env.memory.map import Map
 from spatia_env.memory.rendering import Render
-from spatia_env.memory.warping import scaled, slide
 
 SIDE = 128
 """Larger pictures are made smaller until their shorter side has less than twice so many pixels."""

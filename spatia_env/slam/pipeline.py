@@ -2,7 +2,7 @@
 
 The clip's path is predicted (the command, moved by the drift found so far), the frames are aligned with what the map
 looks like from there, places that were mapped long ago are recognised, the disagreement of a loop is spread over the
-poses in between (`slam.pose_graph`) and moves the points that those poses wrote (`memory.warping`), and depth and what
+poses in between (`slam.pose_graph`) and moves the points that those poses wrote (`memory.deformation`), and depth and what
 moves are estimated at the refined poses. The map that comes in is not changed; the corrected one is returned.
 """
 
@@ -15,10 +15,10 @@ from torch import Tensor
 from spatia_env.geometry import invert_se3, orthonormalise, pose_error, se3_exp, unproject
 from spatia_env.io.frames import to_float
 from spatia_env.io.timing import Stopwatch
+from spatia_env.memory.deformation import warp_steps
 from spatia_env.memory.keyframes import Keyframe, overlap
 from spatia_env.memory.map import Map
 from spatia_env.memory.rendering import Render, render_points
-from spatia_env.memory.warping import warp_steps
 from spatia_env.slam.depth_network import Geometry, GeometryEstimator
 from spatia_env.slam.depth_refinement import revise
 from spatia_env.slam.plane_extrapolation import Continued, follow_surfaces

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from spatia_env.io.weights import write_tensors
 from spatia_env.models.autoencoder import TinyAutoencoder
 from spatia_env.models.conditioning import known_planes
 from spatia_env.models.spatial_conditioning import falling_in_view, place_planes
@@ -17,7 +18,6 @@ from spatia_env.train.autoencoder import load_trained
 from spatia_env.train.data import EpisodeFile, EpisodeStore, to_model
 from spatia_env.train.episodes import FRAMES
 from spatia_env.train.export_checkpoint import half
-from spatia_env.train.files import write_tensors
 
 
 @dataclass(frozen=True)

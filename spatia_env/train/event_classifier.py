@@ -10,8 +10,8 @@ from torch import Tensor
 from spatia_env.events.classifier import ELSEWHERE, OTHERS, VECTORS, Recogniser, ending_line, judge
 from spatia_env.events.vocabulary import ELSEWHERE as OTHER_THINGS
 from spatia_env.events.vocabulary import EVENT_NAMES, event, phrasings, wordings
+from spatia_env.io.weights import write_tensors
 from spatia_env.models.text_encoder import sentence_encoder
-from spatia_env.train.files import write_tensors
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from spatia_env.errors import CheckpointError
+from spatia_env.io.weights import write_tensors
 from spatia_env.models.loading import FORMAT
 from spatia_env.models.pipeline import ClipShape
-from spatia_env.train.files import write_tensors
 
 STAGES = {"autoencoder": "autoencoder", "geometry": "geometry", "world-model": "transformer"}
 

@@ -16,12 +16,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from spatia_env.errors import ActionError
+from spatia_env.io.weights import write_tensors
 from spatia_env.models.loading import PACKAGED, TINY, read_config
 from spatia_env.models.spatial_conditioning import FALLING_CHANNELS, PLACE_CHANNELS
 from spatia_env.slam.depth_network import TinyGeometry
 from spatia_env.train.autoencoder import fresh_autoencoder
 from spatia_env.train.export_checkpoint import STAGES
-from spatia_env.train.files import write_tensors
 from spatia_env.train.geometry import LOOKS
 from spatia_env.train.world_model import SIZE_FILE, TransformerSize
 

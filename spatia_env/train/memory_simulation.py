@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from spatia_env.memory.keyframes import Keyframe, select_references
-from spatia_env.memory.scene import SceneMemory
+from spatia_env.memory.point_map import SceneMemory
 
 REFERENCES = 2
 KEYFRAME_STRIDE = 4

@@ -24,6 +24,7 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor
 
 from spatia_env.errors import ActionError
+from spatia_env.io.weights import write_tensors
 from spatia_env.models.conditioning import add_noise
 from spatia_env.models.transformer import SpatiaTransformer3DModel
 from spatia_env.models.wan.autoencoder import WanAutoencoder
@@ -40,7 +41,6 @@ from spatia_env.models.wan.sampling import (
 from spatia_env.models.wan.schedulers import RELEASE_SHIFT
 from spatia_env.models.wan.sources import read_small
 from spatia_env.models.wan.text_encoder import PROMPT_SUFFIX, UMT5TextEncoder
-from spatia_env.train.files import write_tensors
 from spatia_env.train.official_clips import ClipConfig, OfficialClip, random_clips
 from spatia_env.train.official_parts import ControlBranch, LowRank
 from spatia_env.train.parallel import Processes

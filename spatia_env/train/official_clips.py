@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from spatia_env.errors import ActionError
 from spatia_env.geometry import invert_se3, unproject
-from spatia_env.memory.scene import SceneMemory
+from spatia_env.memory.point_map import SceneMemory
 from spatia_env.models.wan.autoencoder import latent_frames
 from spatia_env.models.wan.sampling import check_clip_size
 from spatia_env.release.renderer import RADIUS_NDC, render_discs, voxel_means

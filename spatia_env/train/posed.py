@@ -24,7 +24,7 @@ import numpy as np
 from spatia_env.actions import MAX_PROMPT_LENGTH, normalise_text
 from spatia_env.errors import DatasetError, PoseError, PromptError
 from spatia_env.geometry import invert_se3, rigid_problem
-from spatia_env.pictures import pixel_intrinsics
+from spatia_env.io.images import pixel_intrinsics
 
 COLUMNS = 19
 MAX_LINES = 100_000

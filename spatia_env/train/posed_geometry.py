@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from spatia_env.geometry import invert_se3, orthonormalise, project, unproject
-from spatia_env.memory.scene import SceneMemory
+from spatia_env.memory.point_map import SceneMemory
 from spatia_env.slam.depth_network import LEAST_CONFIDENCE, Geometry, GeometryEstimator, static_weight
 from spatia_env.world.starts import EYE_HEIGHT
 

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from spatia_env.io.weights import write_tensors
 from spatia_env.train.devices import to_device
-from spatia_env.train.files import write_tensors
 from spatia_env.train.parallel import Processes
 
 

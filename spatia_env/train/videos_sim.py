@@ -15,9 +15,9 @@ from tqdm import tqdm
 
 from spatia_env.errors import ActionError
 from spatia_env.geometry import invert_se3
+from spatia_env.io.video import write_video
 from spatia_env.train.episodes import EpisodeConfig, record_episode
 from spatia_env.train.posed import write_cameras
-from spatia_env.video import write_video
 
 RATE = 30
 LEAD_IN = 45

@@ -13,8 +13,8 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array
 
-from spatia_env.checks import check_keys
 from spatia_env.errors import ActionError, ClosedEnvError
+from spatia_env.io.validation import check_keys
 
 Outcome = tuple[Any, float, bool, bool, dict[str, Any]]
 _MODES = {mode.value: mode for mode in AutoresetMode}

@@ -313,7 +313,7 @@ def read_thing(name: str, content: bytes) -> Any:
     import tempfile
     from pathlib import Path
 
-    from spatia_env.memory.storage import read_ply
+    from spatia_env.io.ply import read_ply
 
     with tempfile.TemporaryDirectory(prefix="spatia-") as folder:
         path = Path(folder) / "upload.ply"

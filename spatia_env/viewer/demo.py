@@ -16,8 +16,8 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from spatia_env.pictures import psnr
-from spatia_env.video import VideoWriter, contact_sheet, depth_to_rgb, mask_to_rgb, write_sheet
+from spatia_env.io.images import contact_sheet, depth_to_rgb, mask_to_rgb, psnr, write_sheet
+from spatia_env.io.video import VideoWriter
 
 
 @dataclass(frozen=True)

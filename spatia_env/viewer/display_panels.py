@@ -271,7 +271,7 @@ def read_picture(content: bytes) -> np.ndarray:
     import tempfile
     from pathlib import Path
 
-    from spatia_env.pictures import read_image
+    from spatia_env.io.images import read_image
 
     if not content:
         raise ViewerError("the upload is empty.")

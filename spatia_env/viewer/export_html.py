@@ -18,7 +18,7 @@ import numpy as np
 import tyro
 
 from spatia_env.errors import ActionError, WorldFormatError
-from spatia_env.video import read_video, write_video
+from spatia_env.io.video import read_video, write_video
 
 MAX_POINTS = 250_000
 """Points of a page; larger clouds are thinned evenly."""

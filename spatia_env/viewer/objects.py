@@ -12,10 +12,10 @@ import torch
 
 from spatia_env.errors import EditError
 from spatia_env.geometry import intrinsics_from_fov, look_at
-from spatia_env.memory.cloud import PointCloud
+from spatia_env.io.point_cloud import PointCloud
+from spatia_env.memory.point_map import SceneMemory
 from spatia_env.memory.queries import raycast
 from spatia_env.memory.regions import Click
-from spatia_env.memory.scene import SceneMemory
 
 PICK_SIZE, PICK_FOV = (129, 129), 40.0
 BESIDE_DEGREES = (0.25, 0.5, 1.0)

@@ -17,13 +17,12 @@ from torch import Tensor
 
 from spatia_env.errors import EditError
 from spatia_env.events.log import LedgerRow
+from spatia_env.io.point_cloud import PointCloud
 from spatia_env.memory import editing
-from spatia_env.memory.cloud import PointCloud
-from spatia_env.memory.history import MAX_HISTORY, EditRecord, revert
+from spatia_env.memory.editing import MAX_HISTORY, EditRecord, repaint, revert
 from spatia_env.memory.keyframes import Keyframe
+from spatia_env.memory.point_map import SceneMemory
 from spatia_env.memory.regions import Box, Click, Mask, Region
-from spatia_env.memory.repainting import repaint
-from spatia_env.memory.scene import SceneMemory
 from spatia_env.world.queries import pose_or_last
 from spatia_env.world.state import Change, Edits, HoldsState, WorldState
 

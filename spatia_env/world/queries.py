@@ -6,11 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spatia_env.checks import as_real_array
 from spatia_env.errors import ActionError
 from spatia_env.geometry import check_rigid
-from spatia_env.memory import exploration, queries
-from spatia_env.memory.scene import SceneMemory
+from spatia_env.io.validation import as_real_array
+from spatia_env.memory import frontiers as exploration
+from spatia_env.memory import queries
+from spatia_env.memory.point_map import SceneMemory
 from spatia_env.world.state import HoldsState, WorldState
 
 BODY = 0.15
@@ -102,7 +103,7 @@ def halted(
 
 
 def frontier_distance(state: WorldState) -> float:
-    """Metres from the camera to the nearest frontier of the map (`memory.exploration`); 0 without one."""
+    """Metres from the camera to the nearest frontier of the map (`memory.frontiers`); 0 without one."""
     position = state.c2w[:3, 3].double().numpy()
     piece = exploration.nearest_unseen(state.memory, state.keyframes, state.K, position)
     return 0.0 if piece is None else float(np.linalg.norm(piece.position - position))

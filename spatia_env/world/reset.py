@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from spatia_env.errors import ActionError
+from spatia_env.io.weights import load_network
 from spatia_env.memory.map import Map
-from spatia_env.memory.scene import SceneMemory
+from spatia_env.memory.point_map import SceneMemory
 from spatia_env.models.loading import Checkpoint, read_config
 from spatia_env.slam.depth_network import GeometryEstimator, TinyGeometry, static_weight
 from spatia_env.slam.pipeline import Slam
-from spatia_env.weights import load_network
 from spatia_env.world.starts import Start, open_cloud, start_from_image, start_from_scene
 from spatia_env.world.state import WorldState
 from spatia_env.world.world import World
@@ -26,10 +26,10 @@ import os
 from collections.abc import Mapping
 
 from spatia_env.actions import MAX_PROMPT_LENGTH, normalise_text
-from spatia_env.checks import check_keys
 from spatia_env.errors import SeedError
 from spatia_env.geometry import as_pose
-from spatia_env.pictures import fit_depth, fit_image, fit_mask, read_image
+from spatia_env.io.images import fit_depth, fit_image, fit_mask, read_image
+from spatia_env.io.validation import check_keys
 from spatia_env.release.case import Case, read_case
 
 __all__ = [

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from spatia_env.errors import ActionError, EditError, WorldFormatError
 from spatia_env.geometry import check_rigid, intrinsics_from_fov, look_at, scale_intrinsics
-from spatia_env.memory.cloud import PointCloud
-from spatia_env.memory.colmap import ColmapModel, read_colmap
+from spatia_env.io.colmap import ColmapModel, read_colmap
+from spatia_env.io.images import fit_depth, fit_image, fit_mask, read_image
+from spatia_env.io.ply import read_ply
+from spatia_env.io.point_cloud import PointCloud
 from spatia_env.memory.editing import start_from
 from spatia_env.memory.keyframes import Keyframe
 from spatia_env.memory.map import MAX_KEYFRAMES, Map
-from spatia_env.memory.ply import read_ply
-from spatia_env.memory.scene import SceneMemory
-from spatia_env.pictures import fit_depth, fit_image, fit_mask, read_image
+from spatia_env.memory.point_map import SceneMemory
 from spatia_env.world.state import WorldState
 
 EYE_HEIGHT = 1.4

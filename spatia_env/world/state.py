@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from spatia_env.events.log import Conditions, LedgerRow
-from spatia_env.memory.history import EditRecord
+from spatia_env.memory.editing import EditRecord
 from spatia_env.memory.keyframes import Keyframe
 from spatia_env.memory.map import Map
-from spatia_env.memory.scene import SceneMemory
+from spatia_env.memory.point_map import SceneMemory
 
 
 @dataclass(frozen=True, eq=False)

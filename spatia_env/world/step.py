@@ -8,8 +8,8 @@ from torch import Tensor
 
 from spatia_env.events.log import Heard, listen
 from spatia_env.io.timing import Stopwatch
+from spatia_env.memory.point_map import Growth
 from spatia_env.memory.rendering import Render
-from spatia_env.memory.scene import Growth
 from spatia_env.models.clip_source import ClipRequest, ClipSource
 from spatia_env.slam.depth_network import static_weight
 from spatia_env.slam.pipeline import Registration, Slam

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from spatia_env.errors import WorldFormatError
 from spatia_env.memory.keyframes import Keyframe
+from spatia_env.memory.point_map import SceneMemory
 from spatia_env.memory.rendering import Render
-from spatia_env.memory.scene import SceneMemory
 from spatia_env.world.edits import WorldEdits
 from spatia_env.world.queries import WorldQueries
 from spatia_env.world.state import WorldState
@@ -101,7 +101,7 @@ class World:
         Raises:
             WorldIOError, WorldFormatError: See `memory.export.export`.
         """
-        from spatia_env.memory.storage import export
+        from spatia_env.memory.export import export
 
         state = self.state
         export(path, state.memory, list(state.keyframes), state.K, state.size, layers)

@@ -90,7 +90,7 @@ def static_dynamic(studio: Studio) -> Piece:
 
 def there_and_back(studio: Studio) -> Piece:
     """A walk that returns to where it began, with and without memory."""
-    from spatia_env.pictures import psnr
+    from spatia_env.io.images import psnr
 
     walk = filmed_walk(studio, WALKED_SCENE, OUT + BACK)
     frames, forgetful = walk.frames, studio.without_memory(WALKED_SCENE, OUT + BACK)
@@ -195,8 +195,7 @@ def _on_the_floor(world: Any, right: float, ahead: float) -> np.ndarray:
 def photograph(studio: Studio) -> Piece:
     """A photograph brought to life."""
     from skimage import data
-
-    from spatia_env.video import depth_to_rgb
+    from spatia_env.io.images import depth_to_rgb
 
     picture = data.stereo_motorcycle()[0]
     moves = [[0.25, 0, 0.2, 0, -0.1, 0], [-0.5, 0, 0, 0, 0.2, 0], [0.25, 0, -0.2, 0, -0.1, 0]]

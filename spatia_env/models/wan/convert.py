@@ -19,13 +19,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from spatia_env.errors import CheckpointError
+from spatia_env.io.weights import read_json, refuse_code
 from spatia_env.models.transformer import SpatiaTransformer3DModel
 from spatia_env.models.wan.folders import KEPT_IN_FLOAT32, compare_shapes, weight_files
 from spatia_env.models.wan.fresh_control import add_control_branch
 from spatia_env.models.wan.keymaps import autoencoder_name, lora_layers, text_encoder_name, transformer_name
 from spatia_env.models.wan.sizes import autoencoder_config, text_encoder_config, transformer_config
 from spatia_env.models.wan.sources import Source, read_small, verified_hashes
-from spatia_env.safe_folders import read_json, refuse_code
 
 FORMAT = 1
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -13,8 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from spatia_env.errors import CheckpointError
-from spatia_env.safe_folders import read_json, refuse_code
-from spatia_env.weights import check_header
+from spatia_env.io.weights import check_header, read_json, refuse_code
 
 CLASSES = {
     "transformer": ("SpatiaTransformer3DModel",),

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from spatia_env.checks import near_miss
 from spatia_env.errors import ActionError
+from spatia_env.io.validation import near_miss
 from spatia_env.models.wan.memory_options import Levers
 from spatia_env.models.wan.sampling import SamplerSettings
 

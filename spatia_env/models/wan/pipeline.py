@@ -13,6 +13,7 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
 from spatia_env.errors import ActionError, CheckpointError
+from spatia_env.io.weights import read_json
 from spatia_env.models.pipeline import ClipShape, SpatiaPipeline
 from spatia_env.models.transformer import SpatiaTransformer3DModel
 from spatia_env.models.wan.autoencoder import WanAutoencoder
@@ -23,7 +24,6 @@ from spatia_env.models.wan.memory_options import Levers, apply_levers
 from spatia_env.models.wan.sampling import Clip, SamplerSettings, encode_conditions, sample_clip
 from spatia_env.models.wan.sources import read_small
 from spatia_env.models.wan.text_encoder import NEGATIVE_PROMPT, PROMPT_SUFFIX, UMT5TextEncoder
-from spatia_env.safe_folders import read_json
 
 OFFICIAL_SHAPE = ClipShape(
     num_frames=72, num_preceding=9, num_references=7, height=704, width=1248, multiple=32

@@ -12,8 +12,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from spatia_env.errors import CheckpointError
+from spatia_env.io.weights import read_tensors
 from spatia_env.models.wan.folders import tensor_entries
-from spatia_env.weights import read_tensors
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 

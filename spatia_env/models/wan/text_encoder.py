@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from spatia_env.errors import DependencyError, PromptError
+from spatia_env.io.weights import read_tensors
 from spatia_env.models.wan.folders import read_config, weight_files
-from spatia_env.weights import read_tensors
 
 MAX_TOKENS = 512
 PROMPT_SUFFIX = " 4K, realistic, high quality, HDR."
