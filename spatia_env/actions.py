@@ -397,7 +397,10 @@ def decode_discrete(action: Any, num_events: int = len(EVENTS)) -> tuple[np.ndar
     Raises:
         ActionError: If it is not two integers within the lists.
     """
-    array = np.asarray(action) if not isinstance(action, str | bytes | Mapping) else np.empty(0, dtype=object)
+    try:
+        array = np.asarray(action)
+    except (TypeError, ValueError, RuntimeError):  # ragged lists; tensors that numpy cannot see
+        array = np.empty(0)
     if array.shape != (2,) or array.dtype.kind not in "iu":
         raise ActionError(f"action: expected two integers [move, event], got {action!r:.80}.")
     move, event = (int(value) for value in array)

@@ -13,7 +13,6 @@ OTHERS = {
     "viewer": "spatia_env.bench.viewer_bench",
     "cost": "spatia_env.models.wan.cost_bench",
     "vector": "spatia_env.bench.vector_bench",
-    "ray": "spatia_env.bench.ray_kills",
     "policy": "spatia_env.bench.policy",
     "compare": "spatia_env.bench.compare",
     "readme": "spatia_env.bench.pages",

@@ -29,7 +29,7 @@ _UNMEASURED = (
 _REPORTING = (
     "big_maps.py", "cli.py", "compare.py", "config.py", "core.py", "detector_check.py", "figure.py",
     "figures.py", "figures_full.py", "kills.py", "pages.py", "plots.py", "published.py", "provenance.py",
-    "ray_kills.py", "re10k.py",
+    "re10k.py",
     "report.py", "results.py", "schema.py", "sheets.py", "statistics.py", "suites.py", "tables.py", "vector_bench.py",
     "videos.py", "viewer_bench.py", "worldscore.py", "worldscore_layout.py", "worldscore_scores.py",
 )  # fmt: skip

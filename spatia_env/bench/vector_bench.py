@@ -40,8 +40,6 @@ class VectorBenchConfig:
     """Height and width of the frames, pixels."""
     model: str = "spatia-tiny"
     """Checkpoint."""
-    workers: int = 0
-    """Step the vector's worlds in so many worker processes."""
 
 
 def run_vector_bench(config: VectorBenchConfig) -> dict[str, Any]:
@@ -51,11 +49,10 @@ def run_vector_bench(config: VectorBenchConfig) -> dict[str, Any]:
     for index, env in enumerate(singles):
         env.reset(seed=index, options={"scene": FIRST_SCENE + index})
     rng = np.random.default_rng(0)
-    vector: Any = _vector(config, options)
+    vector = SpatiaVectorEnv(config.num_envs, **options)
     vector.reset(seed=0)
-    if not config.workers:
-        for world, env in zip(vector.worlds, singles, strict=True):
-            world.restore(env.snapshot())
+    for world, env in zip(vector.worlds, singles, strict=True):
+        world.restore(env.snapshot())
     ratios, seconds = [], {"single": 0.0, "vector": 0.0}
     for round_ in range(config.rounds + 1):
         cameras = (rng.uniform(-1, 1, (config.num_envs, 6)) * REACH).astype(np.float32)
@@ -98,14 +95,6 @@ def weigh(config: VectorBenchConfig) -> float:
     return max(megabytes, 0.0)
 
 
-def _vector(config: VectorBenchConfig, options: dict[str, Any]) -> Any:
-    if not config.workers:
-        return SpatiaVectorEnv(config.num_envs, **options)
-    from spatia_env.workers import SpatiaAsyncVectorEnv
-
-    return SpatiaAsyncVectorEnv(config.num_envs, workers=config.workers, **options)
-
-
 def _timed(call: Any) -> float:
     begin = time.perf_counter()
     call()
@@ -128,26 +117,22 @@ def main(argv: Sequence[str]) -> int:
     """Run `spatia bench vector`."""
     config = tyro.cli(VectorBenchConfig, args=list(argv), prog="spatia bench vector")
     found = run_vector_bench(config)
-    if not config.workers:
-        found["megabytes"] = weigh(config)
+    found["megabytes"] = weigh(config)
     command = f"spatia bench vector --num-envs {config.num_envs} --rounds {config.rounds} --out {config.out}"
-    command += f" --size {config.size[0]} {config.size[1]}" + (
-        f" --workers {config.workers}" if config.workers else ""
-    )
+    command += f" --size {config.size[0]} {config.size[1]}"
     estimate = cluster_bootstrap({i: [ratio] for i, ratio in enumerate(found["ratios"])})
+    value = round(found["megabytes"], 3)
     figures = {
         "vector_speedup": {
             "title": f"frames/s of {config.num_envs} worlds in a vector over as many single environments in turn",
             "unit": "", "value": round(estimate.value, 4), "ci": [round(estimate.low, 4), round(estimate.high, 4)],
             "n": config.rounds, "reach": ">= 1.2", "holds": estimate.value >= 1.2, "command": command,
-        }
-    }  # fmt: skip
-    if "megabytes" in found:
-        value = round(found["megabytes"], 3)
-        figures["vector_megabytes"] = {
+        },
+        "vector_megabytes": {
             "title": "memory of a world beyond its map", "unit": "MB", "value": value, "ci": [value, value],
             "n": config.num_envs, "reach": "<= 15", "holds": value <= 15, "command": command,
-        }  # fmt: skip
+        },
+    }  # fmt: skip
     config.out.mkdir(parents=True, exist_ok=True)
     run = found | {"threads": torch.get_num_threads(), **origin()}
     write_json(config.out / "results.json", {"schema": "spatia-bench/1", "run": run, "figures": figures})

@@ -56,6 +56,14 @@ def checked_size(size: Any, shape: ClipShape) -> tuple[int, int]:
     return int(size[0]), int(size[1])
 
 
+def check_snapshot(snapshot: Any, size: tuple[int, int]) -> None:
+    """Raise `ActionError` unless `snapshot` is a state of a world with frames of `size` (height, width)."""
+    if not isinstance(snapshot, WorldState):
+        raise ActionError(f"restore: expected what snapshot() returned, got {type(snapshot).__name__}.")
+    if snapshot.size != size:
+        raise ActionError(f"restore: the snapshot is of size {snapshot.size}, the environment of {size}.")
+
+
 def action_space(kind: str, num_frames: int) -> spaces.Dict:
     """The space of twists or of paths, with an event's text."""
     if kind == "camera":

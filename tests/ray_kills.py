@@ -1,21 +1,21 @@
-"""`spatia bench ray`: kill Ray workers at random moments, and count the steps that are lost or repeated.
+"""Kills Ray workers at random moments and counts the steps that are lost or repeated.
 
 The same actions are played in one process without any kill; every step of every world must return the same.
+`python tests/ray_kills.py --kills 50` prints the counts as JSON; 0 under `wrong` is right.
 """
 
+import json
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import tyro
 from tqdm import tqdm
 
-from spatia_env.bench.core import write_json
-from spatia_env.bench.provenance import origin
 from spatia_env.recording import digest
 from spatia_env.vector.ray import RayVectorEnv
 from spatia_env.vector.sync import SpatiaVectorEnv
@@ -25,8 +25,6 @@ from spatia_env.vector.sync import SpatiaVectorEnv
 class RayKillsConfig:
     """Kill workers while worlds are stepped, and compare every step with an undisturbed run."""
 
-    out: Path
-    """Folder for results.json."""
     kills: int = 50
     """Workers to kill."""
     num_envs: int = 2
@@ -113,16 +111,17 @@ class Undisturbed(SpatiaVectorEnv):
 
     wanted: Sequence[str] = ()
 
-    def _generate(self, pending: Any) -> dict[int, Any]:
-        clips = super()._generate(pending)
+    def generate(self, pending: Any) -> dict[int, Any]:
+        """One clip for every world, made in a batch or alone."""
+        clips = super().generate(pending)
         for index, clip in clips.items():
             if digest(clip.numpy()) != self.wanted[index]:
-                clips |= super()._generate({index: pending[index]})
+                clips |= super().generate({index: pending[index]})
         return clips
 
 
 def run_ray_kills(config: RayKillsConfig) -> dict[str, Any]:
-    """Play, kill, compare; the content of results.json."""
+    """Play, kill, compare; how many steps of a world were wrong, and what was run."""
     options: dict[str, Any] = {
         "model": config.model, "size": config.size, "task": "return_home", "autoreset_mode": "SameStep",
         "max_episode_steps": 12,
@@ -132,7 +131,7 @@ def run_ray_kills(config: RayKillsConfig) -> dict[str, Any]:
     env.action_space.seed(1)
     played = Played(env)
     try:
-        env.ray.get([worker.ready.remote() for worker in env.workers])
+        env.ray.get([worker.__ray_ready__.remote() for worker in env.workers])
         played.reset()
         start = time.perf_counter()
         played.step()  # the first of a process, as every worker that is begun must make one
@@ -162,8 +161,6 @@ def run_ray_kills(config: RayKillsConfig) -> dict[str, Any]:
 
 def compare(config: RayKillsConfig, options: dict[str, Any], played: Played) -> int:
     """Steps of a world whose result differs by a bit from an undisturbed run of the same actions in one process."""
-    import torch
-
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as workers have it: another number of threads rounds sums another way
     try:
@@ -185,22 +182,5 @@ def _row(observation: dict[str, np.ndarray], index: int) -> dict[str, np.ndarray
     return {key: value[index] for key, value in observation.items()}
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run `spatia bench ray`."""
-    config = tyro.cli(RayKillsConfig, args=list(argv), prog="spatia bench ray")
-    found = run_ray_kills(config)
-    run = found["run"]
-    pause = f" --pause {config.pause:g}" if config.pause else ""
-    command = f"spatia bench ray --kills {config.kills}{pause} --out {config.out}"
-    figure = {
-        "title": f"steps lost or repeated under {run['kills']} kills of Ray workers", "unit": "",
-        "value": found["wrong"], "ci": [found["wrong"]] * 2, "n": run["steps"], "reach": "<= 0",
-        "holds": found["wrong"] == 0 and run["kills"] >= config.kills, "command": command,
-    }  # fmt: skip
-    config.out.mkdir(parents=True, exist_ok=True)
-    content = {"schema": "spatia-bench/1", "run": run | origin(), "figures": {"ray_lost_or_repeated": figure}}
-    write_json(config.out / "results.json", content)
-    print(
-        f"{run['kills']} kills, {run['steps']} steps, {run['replaced']} workers replaced: {found['wrong']} steps differ"
-    )
-    return 0 if figure["holds"] else 1
+if __name__ == "__main__":
+    print(json.dumps(run_ray_kills(tyro.cli(RayKillsConfig)), indent=1))
