@@ -7,7 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
-from spatia_env.models.clip_request import generate_clips
+from spatia_env.models.clip_source import ModelClips
 
 from spatia_env.errors import ActionError, ClosedEnvError, SeedError, WorldFullError
 from spatia_env.models.loading import load_checkpoint
@@ -113,11 +113,13 @@ def test_the_model_is_called_once_a_step(model, monkeypatch):
     env.reset(seed=0)
     batches = []
 
-    def counted(pipeline, requests):
-        batches.append(len(requests))
-        return generate_clips(pipeline, requests)
+    generate = ModelClips.generate
 
-    monkeypatch.setattr("spatia_env.vector.sync.generate_clips", counted)
+    def counted(source, requests):
+        batches.append(len(requests))
+        return generate(source, requests)
+
+    monkeypatch.setattr(ModelClips, "generate", counted)
     ahead = np.tile(np.array([0, 0, 0.4, 0, 0.3, 0], np.float32), (N, 1))
     env.step({"camera": ahead, "event": ("",) * N})
     assert batches == [N]
@@ -129,11 +131,11 @@ def test_a_batch_makes_the_clips_that_single_calls_make(model):
     requests = []
     for world in env.worlds:
         step = world.prepare({"camera": np.array([0, 0, 0.4, 0, 0.3, 0]), "event": "a red ball rolls in"})
-        requests.append(world.request(step))
-    pipeline = load_checkpoint(model).pipeline
-    together = generate_clips(pipeline, requests)
+        requests.append(step.request)
+    source = ModelClips(load_checkpoint(model).pipeline)
+    together = source.generate(requests)
     for clip, request in zip(together, requests, strict=True):
-        alone = generate_clips(pipeline, [request])[0]
+        alone = source.generate([request])[0]
         difference = (clip.float() - alone.float()).abs() / 255
         assert float(difference.mean()) <= 1e-5 and not clip.is_inference()
 
