@@ -216,18 +216,19 @@ class RayVectorEnv(WorldsVectorEnv):
             )
         if not self.ray.is_initialized():
             self.ray.init(include_dashboard=False, log_to_driver=False)
-        self._opened = contextlib.ExitStack()
-        if store is None:
-            store = self._opened.enter_context(tempfile.TemporaryDirectory(prefix="spatia-worlds-"))
         self._run, self.timeout = uuid.uuid4().hex[:8], timeout
         generate: Callable[[Arrays], np.ndarray] | None = None
-        if serve:
-            handle = serve_pipeline(str(options.get("model", "spatia-tiny")), name=f"spatia-{self._run}")
-            self._opened.callback(self.ray.serve.delete, f"spatia-{self._run}")
+        with contextlib.ExitStack() as opened:
+            if store is None:
+                store = opened.enter_context(tempfile.TemporaryDirectory(prefix="spatia-worlds-"))
+            if serve:
+                handle = serve_pipeline(str(options.get("model", "spatia-tiny")), name=f"spatia-{self._run}")
+                opened.callback(self.ray.serve.delete, f"spatia-{self._run}")
 
-            def generate(request: Arrays) -> np.ndarray:
-                return handle.generate.remote(request).result()
+                def generate(request: Arrays) -> np.ndarray:
+                    return handle.generate.remote(request).result()
 
+            self._opened = opened.pop_all()
         self._arguments = str(store), options, generate
         self.epochs = [0] * num_envs
         self.replaced = 0
