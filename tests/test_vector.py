@@ -7,9 +7,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
-from spatia_env.models.clip_source import ModelClips
 
 from spatia_env.errors import ActionError, ClosedEnvError, SeedError, WorldFullError
+from spatia_env.models.clip_source import ModelClips
 from spatia_env.models.loading import load_checkpoint
 from spatia_env.vector.base import split_actions
 from spatia_env.vector.sync import SpatiaVectorEnv

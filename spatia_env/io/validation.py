@@ -1,4 +1,4 @@
-"""Small checks that the rest of the door shares, and the wording of their complaints."""
+"""Argument validation: dictionaries' keys, numbers and arrays, with errors that name the likeliest mistake."""
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -39,6 +39,22 @@ def as_real_array(value: Any, name: str, error: type[Exception]) -> np.ndarray:
     if array.dtype.kind not in "fiu":
         raise error(f"{name}: expected real numbers, got {_describe(value, array)}.")
     return array.astype(np.float64)
+
+
+def as_finite_array(
+    value: Any, name: str, shape: tuple[int, ...], error: type[Exception], limit: float = 1e6
+) -> np.ndarray:
+    """Numbers of this shape as float64, finite and within +-`limit`, from an array, nested lists or a tensor.
+
+    Raises:
+        error: If they are not.
+    """
+    if hasattr(value, "detach"):  # a tensor, perhaps one that needs gradients or lies on a GPU
+        value = value.detach().cpu().numpy()
+    array = as_real_array(value, name, error)
+    if array.shape != shape or not np.isfinite(array).all() or (np.abs(array) > limit).any():
+        raise error(f"{name}: expected finite numbers {list(shape)}, got {array.tolist()!r:.80}.")
+    return array
 
 
 def as_real_number(value: Any, name: str, error: type[Exception]) -> float:
