@@ -21,7 +21,7 @@ LOOPS = (
 class BenchConfig:
     """Measure against the simulator's ground truth; writes results.json, table.md, plots, sheets and videos.
 
-    Other benches: memory, viewer, cost, vector, ray, policy. Tools: compare, readme, worldscore. Each has --help.
+    Other benches: memory, cost, vector, ray, policy. Tools: compare, readme, worldscore. Each has --help.
     """
 
     suite: tyro.conf.Positional[Literal["core", "smoke", "standard", "full"]] = "core"

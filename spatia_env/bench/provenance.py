@@ -31,7 +31,7 @@ _REPORTING = (
     "figures.py", "figures_full.py", "kills.py", "pages.py", "plots.py", "published.py", "provenance.py",
     "re10k.py",
     "report.py", "results.py", "schema.py", "sheets.py", "statistics.py", "suites.py", "tables.py", "vector_bench.py",
-    "videos.py", "viewer_bench.py", "worldscore.py", "worldscore_layout.py", "worldscore_scores.py",
+    "videos.py", "worldscore.py", "worldscore_layout.py", "worldscore_scores.py",
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""A browser that is driven: for tests, measurements and the pictures of the documentation.
+"""Drives a browser: for tests, latency measurements and the pictures of the documentation.
 
 Playwright with the system's Chromium, drawing in software. What a user would do is done by name: tabs, buttons,
 keys; what the screen shows is read back as pixels.

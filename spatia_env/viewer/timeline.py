@@ -1,7 +1,6 @@
 """The past of a session: moments in a tree, each with the world's state and the clip that led to it.
 
-States are immutable and share their maps, so keeping every one of them costs little; clips are pictures, and
-only the newest are kept. It knows neither the environment nor the screen.
+States are immutable and share their maps, so all are kept; of clips only the newest are kept whole.
 """
 
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ MAX_CLIPS = 128
 Kind = Literal["start", "clip", "edit"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Clip:
     """What one step showed.
 
@@ -42,15 +41,13 @@ class Clip:
     dynamic: np.ndarray
 
     def last(self) -> "Clip":
-        """The clip with its last frame alone."""
-        one = slice(-1, None)
-        return Clip(
-            self.frames[one].copy(), self.depth[one].copy(), self.pose[one].copy(), self.known[one].copy(),
-            self.scene_render[one].copy(), self.references[:0].copy(), (), self.dynamic[one].copy(),
-        )  # fmt: skip
+        """The clip with its last frame alone, without references."""
+        framewise = ("frames", "depth", "pose", "known", "scene_render", "dynamic")
+        kept = {name: getattr(self, name)[-1:].copy() for name in framewise}
+        return Clip(**kept, references=self.references[:0].copy(), scores=())
 
 
-@dataclass
+@dataclass(eq=False)
 class Moment:
     """A state that the session has been in.
 

@@ -1,4 +1,4 @@
-"""The pictures of docs/playground.md: `python -m spatia_env.viewer.screenshots --out docs/images/playground`."""
+"""The pictures of docs/playground.md: `python -m docs.tools.screenshots --out docs/images/playground`."""
 
 import sys
 import tempfile
@@ -8,8 +8,9 @@ from typing import Any
 
 import tyro
 
-from spatia_env.viewer.browser import Browser, Page
+from spatia_env.viewer import paths
 from spatia_env.viewer.cli import ViewConfig, open_playground
+from tests.browser import Browser, Page
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class ScreenshotConfig:
 
 def main(argv: list[str]) -> int:
     """Take the pictures."""
-    config = tyro.cli(ScreenshotConfig, args=argv, prog="python -m spatia_env.viewer.screenshots")
+    config = tyro.cli(ScreenshotConfig, args=argv, prog="python -m docs.tools.screenshots")
     with tempfile.TemporaryDirectory(prefix="spatia-") as folder:
         options = ViewConfig(scene=config.scene, model=config.model, port=0, worlds=Path(folder))
         app, url = open_playground(options)
@@ -34,7 +35,7 @@ def main(argv: list[str]) -> int:
             with Browser() as browser:
                 page = browser.page(url)
                 page.wait_for(app.server.get_clients, "the client is connected")
-                page.wait_for(lambda: app.stage.settle(0.1), "the cloud has been sent")
+                page.wait_for(lambda: app.scene.wait_until_sent(0.1), "the cloud has been sent")
                 page.pause(2)
                 page.close_notice()
                 saved = Path(folder) / "walk.html"
@@ -91,7 +92,7 @@ def branch(page: Page, app: Any) -> None:
     page.click("from the walker's eyes")
     page.open_tab("World")
     app.session.jump(1).wait(120)
-    app.session.walk(_turn(app), "", "turn right").wait(120)
+    app.session.walk(paths.from_name("turn right", app.session.num_frames), "", "turn right").wait(120)
     page.wait_for(lambda: app.player.moments == (app.session.now,), "the fork")
     page.click("compare")
     _rest(page, app)
@@ -100,7 +101,7 @@ def branch(page: Page, app: Any) -> None:
 def world(page: Page, app: Any) -> None:
     """The world is saved under a name."""
     page.click("Save")
-    page.wait_for(app.session.library.names, "it is saved")
+    page.wait_for(app.session.saved.names, "it is saved")
     _rest(page, app)
 
 
@@ -111,24 +112,18 @@ def edit(page: Page, app: Any) -> None:
     page.open_tab("Edit")
     page.switch("A click picks a thing")
     page.pause(1)
-    app.edit._tolerance.value = 0.12
+    app.edit.tolerance.value = 0.12
     for across, down in ((0.43, 0.3), (0.42, 0.32), (0.06, 0.51), (0.67, 0.54)):
-        before = app.edit._picked
+        before = app.edit.picked
         page.click_view(across, down)
         for _ in range(60):  # a busy machine takes its time; a click on nothing picks nothing at all
             page.pause(0.5)
-            if app.edit._picked is not before:
+            if app.edit.picked is not before:
                 break
-        picked = app.edit._picked
+        picked = app.edit.picked
         if picked is not None and len(picked.position) > 40 and picked.size.max() < 1.3:
             break
     _rest(page, app)
-
-
-def _turn(app: Any) -> Any:
-    from spatia_env.viewer import paths
-
-    return paths.from_move("turn right", app.session.num_frames)
 
 
 def _press(page: Page, app: Any, name: str) -> None:
@@ -140,7 +135,7 @@ def _press(page: Page, app: Any, name: str) -> None:
 
 def _rest(page: Page, app: Any) -> None:
     page.wait_for(lambda: not app.session.queue.pending(), "nothing waits")
-    page.wait_for(lambda: app.stage.settle(0.1), "the cloud has been sent")
+    page.wait_for(lambda: app.scene.wait_until_sent(0.1), "the cloud has been sent")
     page.pause(6)
 
 
