@@ -10,8 +10,8 @@ from spatia_env.bench import re10k
 from spatia_env.bench.re10k import Re10kConfig, run, score, table_lines
 from spatia_env.errors import ActionError
 from spatia_env.train.posed_geometry import DepthConfig
+from spatia_env.train.simulation import VideosFromSimConfig, videos_from_sim
 from spatia_env.train.videos import plan, read_episode
-from spatia_env.train.videos_sim import VideosFromSimConfig, videos_from_sim
 from untrained import write_untrained
 
 SIZE = (64, 96)

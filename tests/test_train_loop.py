@@ -1,17 +1,20 @@
-"""A batch follows its network: losses do not mix devices, shown on tensors that have no numbers."""
+"""The loop: a batch follows its network (on tensors without numbers), and two processes make the steps of one."""
 
 import contextlib
+import subprocess
+import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from spatia_env.errors import ActionError
 from spatia_env.models.conditioning import Conditions
 from spatia_env.models.spatial_conditioning import FALLING_CHANNELS, PLACE_CHANNELS
 from spatia_env.train.autoencoder import fresh_autoencoder
 from spatia_env.train.dataset import Batch, Pixels
-from spatia_env.train.devices import device_of, to_device
 from spatia_env.train.distill import DistillConfig, distill_loss
+from spatia_env.train.loop import device_of, to_device
 from spatia_env.train.world_model import (
     TransformerSize,
     WorldModel,
@@ -81,3 +84,57 @@ def test_a_run_keeps_the_size_it_began_with(tmp_path):
     (tmp_path / "state.safetensors").touch()
     with pytest.raises(ActionError, match="--size"):
         begin_transformer(tmp_path, TransformerSize())
+
+
+# -- several processes ----------------------------------------------------------------------------
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import torch
+from torch import nn
+from spatia_env.train.loop import LoopConfig, Trainer, open_processes
+
+torch.set_num_threads(1)
+out, size, steps = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+torch.manual_seed(0)
+model = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3))
+generator = torch.Generator().manual_seed(1)
+data = torch.randn(4 * steps, 5, generator=generator)
+
+
+def batches():
+    at = 0
+    while True:
+        yield data[at % len(data) : at % len(data) + size]
+        at += size
+
+
+def loss(batch):
+    return (model(batch) - batch[:, :3]).square().mean(), {}
+
+
+config = LoopConfig(out, minutes=5, max_steps=steps, learning_rate=0.01, warmup=1, log_every=1)
+Trainer(model, config).run(batches(), loss, lambda: {"processes": float(open_processes().num_processes)})
+"""
+
+
+def run(folder, launcher, size):
+    script = folder / "train.py"
+    script.write_text(SCRIPT)
+    out = folder / f"out{size}"
+    command = [sys.executable, *launcher, str(script), str(out), str(size), "6"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return load_file(out / "state.safetensors"), (out / "log.csv").read_text()
+
+
+def test_two_processes_make_the_steps_of_one(tmp_path):
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+              "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]  # fmt: skip
+    together, log = run(tmp_path, launch, 2)
+    alone, _ = run(tmp_path, [], 4)
+    assert "dev_processes,2" in log and log.count("dev_processes") == 1, "one process logs"
+    assert log.count(",loss,") == 6, "six steps, not twelve"
+    for name, value in alone.items():
+        torch.testing.assert_close(together[name], value, rtol=1e-4, atol=1e-6)

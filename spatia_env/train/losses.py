@@ -1,9 +1,13 @@
-"""How a frame's light differs from the map's render: where the render would do after relighting, and by how much.
+"""Losses on pictures: local contrast, how the map's render explains a frame, and edges of depth.
 
-Night, fog or coloured lamps change every pixel, and still the surface's texture is the map's. Asking for the render
-only where it agrees with the truth as it is let the decoder draw such frames anew, and their texture was lost. So
-each frame is explained from the render by a line per channel and neighbourhood, truth = gain * render + veil (the
-linear model of a guided filter: He, Sun and Tang, 2010), and where that holds, its gain is what is asked for.
+`detail_loss` does not ask at which pixel. A model that answers in one step is taught the mean of what may be, and the
+mean of many small things is a haze; so pictures are compared by the contrast of each band of a Laplacian pyramid in
+windows of 32x32 pixels: the mean of its size, and its root mean square, which is the larger the sparser it is (Heeger
+and Bergen, 1995, compare whole histograms of such bands).
+
+`relight` explains a frame from the render by a line per channel and neighbourhood, truth = gain * render + veil (the
+linear model of a guided filter: He, Sun and Tang, 2010): night, fog or coloured lamps change every pixel, and the
+surface's texture stays the map's. `render_loss` asks the decoder for the render, with that gain, where the line holds.
 """
 
 from typing import NamedTuple
@@ -12,8 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-WINDOW = 25
-"""Pixels along each side of a neighbourhood that shares one line."""
+LEVELS = 3
+WINDOW = 32
+"""Pixels along each side of a window of `contrasts`; smaller ones ask again at which place."""
+NEIGHBOURHOOD = 25
+"""Pixels along each side of a neighbourhood that shares one line of `relight`."""
 LEAST_SPREAD = 0.02
 """Deviation of the render, in [-1, 1], below which a gain cannot be told from a veil."""
 AGREEMENT = 0.12
@@ -22,6 +29,32 @@ PLAIN_SHARE = 0.8
 """Least share of the known still pixels that agree as they are in a frame under plain light."""
 GAINS = (0.1, 1.5)
 """Gains that are believed."""
+
+
+def detail_loss(shown: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
+    """Mean difference of the local contrasts of pictures [N, 3, H, W], `weight` [N, 1, H, W] averaged over windows.
+
+    H and W are multiples of 32.
+    """
+    losses = []
+    for a, b in zip(contrasts(shown), contrasts(truth), strict=True):
+        local = F.adaptive_avg_pool2d(weight, (a.shape[-2], a.shape[-1]))
+        losses.append(((a - b).abs() * local).mean())
+    return torch.stack(losses).mean()
+
+
+def contrasts(pictures: Tensor) -> list[Tensor]:
+    """For each band, finest first, [N, 6, h, w]: mean size and root mean square of its values in each window."""
+    out = []
+    for level in range(LEVELS):
+        low = F.avg_pool2d(F.pad(pictures, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+        band = pictures - low
+        window = WINDOW >> level
+        size = F.avg_pool2d(band.abs(), window)
+        power = F.avg_pool2d(band.square(), window)
+        out.append(torch.cat([size, (power + 1e-6).sqrt()], dim=1))
+        pictures = F.avg_pool2d(low, 2)
+    return out
 
 
 class Relit(NamedTuple):
@@ -86,6 +119,22 @@ def render_loss(share: Tensor, light: Tensor, relit: Relit, known: Tensor, movin
 
 def _around(values: Tensor) -> Tensor:
     """Means [N, C, H, W] over windows, short at the edges."""
-    half = WINDOW // 2
-    rows = F.avg_pool2d(values, (WINDOW, 1), 1, (half, 0), count_include_pad=False)
-    return F.avg_pool2d(rows, (1, WINDOW), 1, (0, half), count_include_pad=False)
+    half = NEIGHBOURHOOD // 2
+    rows = F.avg_pool2d(values, (NEIGHBOURHOOD, 1), 1, (half, 0), count_include_pad=False)
+    return F.avg_pool2d(rows, (1, NEIGHBOURHOOD), 1, (0, half), count_include_pad=False)
+
+
+def edge_loss(difference: Tensor, valid: Tensor, scales: int = 3) -> Tensor:
+    """Mean absolute gradient of a difference of log depths [N, H, W] at several scales: edges and flat walls."""
+    total = difference.new_zeros(())
+    for scale in range(scales):
+        step = 2**scale
+        d, v = difference[:, ::step, ::step], valid[:, ::step, ::step]
+        total = total + masked_mean((d[:, 1:] - d[:, :-1]).abs(), v[:, 1:] * v[:, :-1])
+        total = total + masked_mean((d[:, :, 1:] - d[:, :, :-1]).abs(), v[:, :, 1:] * v[:, :, :-1])
+    return total / scales
+
+
+def masked_mean(values: Tensor, weight: Tensor) -> Tensor:
+    """Mean of values over the pixels where `weight` is 1; 0 without any."""
+    return (values * weight).sum() / weight.sum().clamp_min(1)

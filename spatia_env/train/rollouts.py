@@ -3,7 +3,7 @@
 In recorded episodes everything that is given is true. At play it is not: from the second clip on the preceding
 frames, the map and the retrieved pictures come from clips that the model made. Here the environment plays an
 episode's walk and events from its first picture; what the model was given is kept, and the target stays the
-recorded truth. The files are episode files (`data`, `samples`) whose `render`, `known`, `map_depth` and
+recorded truth. The files are episode files (`episodes`) whose `render`, `known`, `map_depth` and
 `references` are those of the played world, with two arrays more:
 
     own     u8 [1 + 8 n, H, W, 3]   what the model showed; `references` count these frames
@@ -14,7 +14,7 @@ such a place again, the recorded frame would teach the model to disbelieve its o
 it is set where the map shows nothing yet, where the start picture shows the surface, and on what moves.
 """
 
-import multiprocessing
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,18 +22,24 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from tqdm import tqdm
 
 from spatia_env.env import SpatiaEnv
 from spatia_env.errors import ActionError
 from spatia_env.geometry import invert_se3, project, unproject
-from spatia_env.train.data import EpisodeFile, EpisodeStore, write_episode
+from spatia_env.train.episodes import (
+    FRAMES,
+    EpisodeFile,
+    EpisodeStore,
+    clip_span,
+    dilated,
+    frame_indices,
+    in_processes,
+    write_episode,
+)
 from spatia_env.world.reset import begin
 from spatia_env.world.starts import Start
 from spatia_env.world.world import World
 
-FRAMES = 8
 STILL = 1e-6
 """Entries of a relative pose this close to the identity's are the rounding of a rest."""
 
@@ -67,21 +73,11 @@ def make_rollouts(config: RolloutsConfig) -> dict[str, Any]:
         ActionError: There are no episodes, or the checkpoint makes clips of another length or size.
         CheckpointError: The checkpoint cannot be loaded.
     """
-    files = EpisodeStore(config.data).files[config.first : config.first + config.count]
-    if not files:
-        raise ActionError(
-            f"{config.data} has no episodes; run `spatia train data --out {config.data}` first."
-        )
+    files = EpisodeStore(config.data).require().files[config.first : config.first + config.count]
     config.out.mkdir(parents=True, exist_ok=True)
     missing = [path for path in files if not (config.out / path.name).exists()]
     jobs = [(path, config) for path in missing]
-    if config.workers <= 1:
-        for job in tqdm(jobs, desc="rollouts", mininterval=5):
-            _play(job)
-    else:  # spawn: torch's threads do not survive a fork
-        with multiprocessing.get_context("spawn").Pool(config.workers) as pool:
-            for _ in tqdm(pool.imap_unordered(_play, jobs), total=len(jobs), desc="rollouts", mininterval=5):
-                pass
+    in_processes(_play, jobs, config.workers, "rollouts")
     return {"played": len(missing), **decline(config.out, [path.name for path in files])}
 
 
@@ -107,58 +103,44 @@ def _pooled(pairs: list[tuple[float, int]]) -> float:
 
 def _play(job: tuple[Path, RolloutsConfig]) -> None:
     path, config = job
-    if config.workers > 1:
-        torch.set_num_threads(1)
     episode = EpisodeFile(path)
     rng = np.random.default_rng([config.seed, int(path.stem) if path.stem.isdigit() else len(path.stem)])
-    arrays, about = play_episode(_env(config.model, _size(episode)), episode, config.depth_share, rng)
-    meta = episode.meta | {"rollout": about | {"model": _env(config.model, _size(episode)).checkpoint_id}}
+    env = _env(config.model, episode.size[1:])
+    arrays, about = play_episode(env, episode, config.depth_share, rng)
+    meta = episode.meta | {"rollout": about | {"model": env.checkpoint_id}}
     write_episode(config.out / path.name, arrays, meta)
 
 
-_ENVS: dict[tuple[str, tuple[int, int]], SpatiaEnv] = {}
-
-
+@functools.lru_cache
 def _env(model: str, size: tuple[int, int]) -> SpatiaEnv:
     """The environment that plays, made once a process."""
-    if (model, size) not in _ENVS:
-        env = SpatiaEnv(action="path", size=size, model=model, debug=True)
-        if env.shape.num_frames != FRAMES:
-            raise ActionError(f"rollouts: episodes have clips of {FRAMES} frames, {model} makes others.")
-        _ENVS[model, size] = env
-    return _ENVS[model, size]
-
-
-def _size(episode: EpisodeFile) -> tuple[int, int]:
-    height, width = episode.get("frames", 0).shape[:2]
-    return int(height), int(width)
+    env = SpatiaEnv(action="path", size=size, model=model, debug=True)
+    if env.shape.num_frames != FRAMES:
+        raise ActionError(f"rollouts: episodes have clips of {FRAMES} frames, {model} makes others.")
+    return env
 
 
 def play_episode(
     env: SpatiaEnv, episode: EpisodeFile, depth_share: float, rng: np.random.Generator
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The arrays of one played episode file, and squared errors (sum, pixels) by clip."""
-    everything = slice(None)
-    recorded = {name: episode.get(name, everything) for name in ("frames", "depth", "dynamic", "c2w", "K")}
+    recorded = {name: episode.get(name) for name in ("frames", "depth", "dynamic", "c2w", "K")}
     with_depth = bool(rng.random() < depth_share)
     _open(env, episode, recorded, with_depth, int(rng.integers(2**31)))
     own = [recorded["frames"][:1]]
     given: dict[str, list[Tensor]] = {name: [] for name in ("render", "known", "map_depth", "references")}
     for number, clip in enumerate(episode.meta["clips"]):
-        path = recorded["c2w"][1 + FRAMES * number : 1 + FRAMES * (number + 1)]
+        path = recorded["c2w"][clip_span(number)]
         frames, debug = _step(env, recorded["c2w"][FRAMES * number], path, clip["event_text"])
         given["render"].append(torch.from_numpy(debug["scene_render"]))
         given["known"].append(torch.from_numpy(debug["known"]) > 0)
         given["map_depth"].append(torch.from_numpy(debug["scene_depth"]).half())
-        given["references"].append(_indices(torch.from_numpy(debug["references"]), torch.cat(own)))
+        references = torch.from_numpy(debug["references"])
+        given["references"].append(frame_indices(references, torch.cat(own), env.num_references))
         own.append(frames)
-    count = max(len(indices) for indices in given["references"])
-    given["references"] = [
-        _padded(indices, count, FRAMES * n) for n, indices in enumerate(given["references"])
-    ]
     played = {name: torch.stack(values) for name, values in given.items()} | {"own": torch.cat(own)}
     determined = shown_by_start(recorded)
-    trust = ~played["known"].flatten(0, 1) | determined | _widened(recorded["dynamic"][1:])
+    trust = ~played["known"].flatten(0, 1) | determined | dilated(recorded["dynamic"][1:])
     played["trust"] = trust.view_as(played["known"])
     about = {"with_depth": with_depth, "errors": _errors(played["own"], recorded, determined)}
     return recorded | played, about
@@ -177,7 +159,9 @@ def _open(
         # Simulated floors are at 0; in a posed video the ground is not known.
         ground=None if "video" in episode.meta else 0.0,
     )
-    state = begin(start, start.prompt, seed, env.estimator, env.empty_memory, env.shape.num_preceding, True)
+    state = begin(
+        start, start.prompt, seed, env.slam.estimator, env.empty_points, env.shape.num_preceding, True
+    )
     env.reset(seed=seed, options={"world": World(state)})
 
 
@@ -188,17 +172,6 @@ def _step(env: SpatiaEnv, last: Tensor, path: Tensor, event: str) -> tuple[Tenso
     relative = torch.where(rest, torch.eye(4, dtype=torch.float64), relative)
     observation, _, _, _, info = env.step({"path": relative.float().numpy(), "event": event})
     return torch.from_numpy(observation["frames"]), info["debug"]
-
-
-def _indices(references: Tensor, own: Tensor) -> Tensor:
-    """Which of the `own` frames [N, H, W, 3] the retrieved pictures [R, H, W, 3] are."""
-    found = [(own == picture).flatten(1).all(1).nonzero().flatten() for picture in references]
-    return torch.tensor([int(index[0]) for index in found], dtype=torch.int64)
-
-
-def _padded(indices: Tensor, count: int, last: int) -> Tensor:
-    """`count` indices; where fewer were retrieved the frame before the clip stands in, as at play."""
-    return torch.cat([indices, torch.full((count - len(indices),), last, dtype=torch.int64)])
 
 
 def shown_by_start(recorded: dict[str, Tensor]) -> Tensor:
@@ -216,11 +189,6 @@ def shown_by_start(recorded: dict[str, Tensor]) -> Tensor:
         same = (surface > 0) & ((surface - z[0]).abs() < 0.03 + 0.02 * z[0])
         out.append((inside & same & (frame.flatten() > 0)).view(height, width))
     return torch.stack(out)
-
-
-def _widened(mask: Tensor) -> Tensor:
-    """Masks [N, H, W] and two pixels around them."""
-    return F.max_pool2d(mask.float()[:, None], 5, 1, 2)[:, 0] > 0
 
 
 def _errors(own: Tensor, recorded: dict[str, Tensor], determined: Tensor) -> dict[str, list[list[float]]]:

@@ -1,12 +1,19 @@
-"""One training loop for every network: resume, EMA, CSV log, fixed dev evaluation, atomic checkpoints.
+"""One training loop for every network: resume, exponential moving average, CSV log, dev evaluation, atomic checkpoints.
 
-It knows nothing about what it trains: a stage hands in modules, a loss and an evaluation.
+A stage hands in modules, a loss and an evaluation. Several processes train one network under
+`accelerate launch --multi_gpu --num_processes 2 -m spatia_env.cli train`: each holds the whole network, takes its share
+of the batches and averages its gradients with the others', so two processes with batches of 8 make the steps of one
+with batches of 16. Only the main process evaluates, logs and saves.
 """
 
+import atexit
 import csv
+import dataclasses
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +23,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from spatia_env.errors import DependencyError
 from spatia_env.io.weights import write_tensors
-from spatia_env.train.devices import to_device
-from spatia_env.train.parallel import Processes
 
 
 @dataclass(frozen=True)
@@ -63,15 +69,27 @@ Pace = Callable[[str], float]
 
 
 class Trainer:
-    """Trains `model` on `batches`; see `LoopConfig`. `evaluate` is called with the averaged weights in place."""
+    """Trains `model` on `batches`; see `LoopConfig`. `evaluate` is called with the averaged weights in place.
+
+    Attributes:
+        step: Optimiser steps over all calls.
+        fresh_from: The step at which the optimisers began without moments: warm-up and averaging count from there.
+        average: `diffusers.training_utils.EMAModel` of the parameters that learn.
+        processes: `accelerate.PartialState`.
+
+    Raises:
+        DependencyError: Accelerate is not installed.
+    """
 
     def __init__(self, model: nn.Module, config: LoopConfig, pace: Pace = lambda name: 1.0) -> None:
+        from diffusers.training_utils import EMAModel
+
+        self.processes = open_processes()
         self.model, self.config, self.device = model.to(config.device), config, torch.device(config.device)
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        self.average = {n: p.detach().clone() for n, p in self.parameters.items()}
+        self.average = EMAModel(self.parameters.values(), decay=config.ema)
         self.optimizers = _optimizers(self.parameters, config, pace)
         self.step, self.seconds, self.fresh_from = 0, 0.0, 0
-        self.processes = Processes()
         config.out.mkdir(parents=True, exist_ok=True)
         self._resume()
 
@@ -79,77 +97,82 @@ class Trainer:
         self, batches: Iterator, loss: Loss, evaluate: Callable[[], dict[str, float]]
     ) -> dict[str, float]:
         """Train until the minutes or the steps are used up; returns the last evaluation."""
-        config = self.config
+        config, processes = self.config, self.processes
         start = last_save = last_eval = time.monotonic()
         base = self.seconds
-        figures: dict[str, float] = {}
         sums: dict[str, float] = {}
         bar = tqdm(initial=self.step, desc=config.out.name, unit="step", mininterval=5)
-        batches = self.processes.share(batches)
-        while self.processes.all_agree(
-            self.step < config.max_steps and time.monotonic() - start < config.minutes * 60
-        ):
+        batches = itertools.islice(batches, processes.process_index, None, processes.num_processes)
+        while self._all_go_on(time.monotonic() - start < config.minutes * 60):
             self._set_rate((time.monotonic() - start) / (config.minutes * 60))
             batch = to_device(next(batches), self.device)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=config.bf16):
                 value, parts = loss(batch)
             self._descend(value)
             for name, part in {"loss": value.item(), **parts}.items():
-                sums[name] = sums.get(name, 0.0) + part
+                sums[name] = sums.get(name, 0.0) + part / config.log_every
             bar.update()
             now = time.monotonic()
             self.seconds = base + now - start
             if self.step % config.log_every == 0:
-                self._log({name: total / config.log_every for name, total in sums.items()})
-                bar.set_postfix_str(" ".join(f"{n}={t / config.log_every:.4f}" for n, t in sums.items()))
+                self._log(sums)
+                bar.set_postfix_str(" ".join(f"{name}={mean:.4f}" for name, mean in sums.items()))
                 sums = {}
             if now - last_save > config.save_minutes * 60:
                 self.save()
                 last_save = now
             if now - last_eval > config.eval_minutes * 60:
-                figures = self._evaluate(evaluate)
+                self._evaluate(evaluate)
                 last_eval = time.monotonic()
         figures = self._evaluate(evaluate)
         self.save()
-        self.processes.wait_for_all()
+        # Whoever leaves earlier takes its connections along.
+        processes.wait_for_everyone()
         bar.close()
         return figures
 
     def save(self) -> None:
         """Write weights, averages, optimiser state and progress; a reader sees the old or the new files."""
-        if not self.processes.is_main:
+        if not self.processes.is_main_process:
             return
         state = {f"model.{n}": t for n, t in self.model.state_dict().items()}
-        state |= {f"average.{n}": t for n, t in self.average.items()}
-        moments = {}
-        for name, parameter in self.parameters.items():
-            for optimizer in self.optimizers:
-                for key, value in optimizer.state.get(parameter, {}).items():
-                    moments[f"{name}|{key}"] = value
+        averages = zip(self.parameters, self.average.shadow_params, strict=True)
+        state |= {f"average.{name}": tensor for name, tensor in averages}
+        moments = {
+            f"{type(optimizer).__name__}|{name}|{key}": value
+            for optimizer in self.optimizers
+            for name, parameter in self.parameters.items()
+            for key, value in optimizer.state.get(parameter, {}).items()
+        }
         write_tensors(self.config.out / "state.safetensors", state)
         write_tensors(self.config.out / "optimizer.safetensors", moments)
         progress = {"step": self.step, "seconds": round(self.seconds, 1)}
         (self.config.out / "progress.json").write_text(json.dumps(progress))
 
-    def averaged(self) -> "_Averaged":
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
         """Context in which the model holds the averaged weights."""
-        return _Averaged(self.parameters, self.average)
+        parameters = list(self.parameters.values())
+        self.average.store(parameters)
+        self.average.copy_to(parameters)
+        try:
+            yield
+        finally:
+            self.average.restore(parameters)
 
     def _descend(self, value: Tensor) -> None:
-        for parameter in self.parameters.values():
+        parameters = list(self.parameters.values())
+        for parameter in parameters:
             parameter.grad = None
         value.backward()
-        self.processes.average(self.parameters.values())
-        norm = nn.utils.clip_grad_norm_(list(self.parameters.values()), self.config.clip)
+        if self.processes.num_processes > 1:
+            _average_gradients(parameters)
+        norm = nn.utils.clip_grad_norm_(parameters, self.config.clip)
         if torch.isfinite(norm):
             for optimizer in self.optimizers:
                 optimizer.step()
         self.step += 1
-        # A short memory at first: early weights are not worth averaging.
-        young = self.step - self.fresh_from
-        decay = min(self.config.ema, young / (young + 10))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.values()), list(self.parameters.values()), 1 - decay)
+        self.average.step(parameters)
 
     def _set_rate(self, elapsed: float) -> None:
         rate = self.config.learning_rate * min(1.0, (self.step - self.fresh_from + 1) / self.config.warmup)
@@ -160,8 +183,17 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["pace"]
 
+    def _all_go_on(self, in_time: bool) -> bool:
+        """Whether every process has steps and minutes left: their clocks differ, their steps must not."""
+        go_on = self.step < self.config.max_steps and in_time
+        if self.processes.num_processes == 1:
+            return go_on
+        from accelerate.utils import gather
+
+        return bool(gather(torch.tensor([go_on], device=self.processes.device)).all())
+
     def _evaluate(self, evaluate: Callable[[], dict[str, float]]) -> dict[str, float]:
-        if not self.processes.is_main:
+        if not self.processes.is_main_process:
             return {}
         with self.averaged(), torch.no_grad():
             figures = evaluate()
@@ -170,7 +202,7 @@ class Trainer:
         return figures
 
     def _log(self, values: dict[str, float]) -> None:
-        if not self.processes.is_main:
+        if not self.processes.is_main_process:
             return
         with open(self.config.out / "log.csv", "a", newline="") as file:
             writer = csv.writer(file)
@@ -183,36 +215,89 @@ class Trainer:
             return
         state = load_file(path)
         self.model.load_state_dict({n[6:]: t for n, t in state.items() if n.startswith("model.")})
-        for name, average in self.average.items():
-            average.copy_(state.get(f"average.{name}", self.parameters[name].detach()))
+        for (name, parameter), shadow in zip(
+            self.parameters.items(), self.average.shadow_params, strict=True
+        ):
+            shadow.copy_(state.get(f"average.{name}", parameter.detach()))
         progress = json.loads((self.config.out / "progress.json").read_text())
         self.step, self.seconds = progress["step"], progress["seconds"]
-        self._resume_moments()
-
-    def _resume_moments(self) -> None:
-        path = self.config.out / "optimizer.safetensors"
-        if not path.exists():  # of a run that was unpacked from a checkpoint: the optimisers warm up again
+        moments = self.config.out / "optimizer.safetensors"
+        if moments.exists():
+            self.average.optimization_step = self.step
+            self._resume_moments(load_file(moments))
+        else:  # of a run that was unpacked from a checkpoint: the optimisers warm up again
             self.fresh_from = self.step
-            return
-        moments = load_file(path)
-        names = {id(parameter): name for name, parameter in self.parameters.items()}
+
+    def _resume_moments(self, moments: dict[str, Tensor]) -> None:
+        """Give every optimiser what one of its kind remembered; a run may go on with or without Muon."""
         for optimizer in self.optimizers:
-            wanted = MOMENTS[type(optimizer)]
-            for parameter in (p for group in optimizer.param_groups for p in group["params"]):
-                found = {key: moments.get(f"{names[id(parameter)]}|{key}") for key in wanted}
-                whole = {key: value for key, value in found.items() if value is not None}
-                if len(whole) == len(wanted):
+            learns = {id(p) for group in optimizer.param_groups for p in group["params"]}
+            for label, value in moments.items():
+                kind, name, key = label.split("|")
+                parameter = self.parameters.get(name)
+                if parameter is not None and id(parameter) in learns and kind == type(optimizer).__name__:
                     # AdamW counts its steps on the CPU.
-                    optimizer.state[parameter] = {
-                        key: value if key == "step" else value.to(self.device) for key, value in whole.items()
-                    }
+                    kept = value if key == "step" else value.to(self.device)
+                    optimizer.state[parameter][key] = kept
 
 
-MOMENTS: dict[type, tuple[str, ...]] = {
-    torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
-    torch.optim.Muon: ("momentum_buffer",),
-}
-"""What each optimiser remembers of a parameter; a run may go on with the other one."""
+def open_processes() -> Any:
+    """The processes of this run, an `accelerate.PartialState`; one alone unless a launcher says otherwise.
+
+    Raises:
+        DependencyError: Accelerate is not installed.
+    """
+    try:
+        from accelerate import PartialState
+    except ImportError as cause:
+        raise DependencyError("training needs accelerate: pip install 'spatia-env[train]'.") from cause
+    # With GPUs it takes one a process, else gloo on the CPU.
+    state = PartialState(cpu=not torch.cuda.is_available())
+    if state.num_processes > 1:
+        # Left open, its threads may outlive the interpreter and abort the process at its very end.
+        atexit.register(state.destroy_process_group)
+    return state
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a network's weights are."""
+    return next(module.parameters()).device
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """A tensor, or a dataclass, tuple, list or dictionary of such, on `device`; all else as it is."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        parts = {f.name: to_device(getattr(value, f.name), device) for f in dataclasses.fields(value)}
+        return dataclasses.replace(value, **parts)
+    if isinstance(value, (tuple, list)):
+        return type(value)(to_device(part, device) for part in value)
+    if isinstance(value, dict):
+        return {name: to_device(part, device) for name, part in value.items()}
+    return value
+
+
+def averaged_state(run: Path) -> dict[str, Tensor]:
+    """The weights of a run with their averages in place of the last ones."""
+    state = load_file(run / "state.safetensors")
+    weights = {name[6:]: tensor for name, tensor in state.items() if name.startswith("model.")}
+    return weights | {name[8:]: tensor for name, tensor in state.items() if name.startswith("average.")}
+
+
+def half(tensor: Tensor) -> Tensor:
+    """A tensor to be written: float16 where it holds fractions."""
+    return tensor.detach().to(torch.float16 if tensor.is_floating_point() else tensor.dtype).contiguous()
+
+
+def _average_gradients(parameters: list[nn.Parameter]) -> None:
+    """Replace gradients by their mean over the processes."""
+    from accelerate.utils import reduce
+
+    for parameter in parameters:
+        # A process whose batch did not touch a weight still takes part.
+        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        parameter.grad = reduce(gradient, "mean")
 
 
 def _optimizers(
@@ -235,26 +320,3 @@ def _optimizers(
         adjust_lr_fn="match_rms_adamw",
     )
     return [adam, muon]
-
-
-class _Averaged:
-    """Swaps averaged weights in on entry and the trained ones back on exit."""
-
-    def __init__(self, parameters: dict[str, nn.Parameter], average: dict[str, Tensor]) -> None:
-        self.parameters, self.average = parameters, average
-
-    def __enter__(self) -> None:
-        self.trained = {n: p.detach().clone() for n, p in self.parameters.items()}
-        for name, parameter in self.parameters.items():
-            parameter.data.copy_(self.average[name])
-
-    def __exit__(self, *_: object) -> None:
-        for name, parameter in self.parameters.items():
-            parameter.data.copy_(self.trained[name])
-
-
-def averaged_state(run: Path) -> dict[str, Tensor]:
-    """The weights of a run with their averages in place of the last ones."""
-    state = load_file(run / "state.safetensors")
-    weights = {name[6:]: tensor for name, tensor in state.items() if name.startswith("model.")}
-    return weights | {name[8:]: tensor for name, tensor in state.items() if name.startswith("average.")}
