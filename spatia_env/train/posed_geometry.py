@@ -63,9 +63,9 @@ def open_estimator(config: DepthConfig) -> GeometryEstimator | None:
 
         return MapAnythingGeometry.from_pretrained(config.mapanything)
     from spatia_env.models.loading import load_checkpoint
-    from spatia_env.world.reset import load_geometry
+    from spatia_env.slam.loading import load_estimator
 
-    return load_geometry(load_checkpoint(config.model))
+    return load_estimator(load_checkpoint(config.model))
 
 
 def upright(c2w: np.ndarray) -> np.ndarray:

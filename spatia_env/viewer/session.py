@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spatia_env.actions import MAX_EVENT_LENGTH, normalise_text
 from spatia_env.errors import ViewerError
 from spatia_env.geometry import unproject
+from spatia_env.io.validation import MAX_EVENT_LENGTH, normalise_text
 from spatia_env.io.video import write_video
 from spatia_env.viewer.files import SavedWorlds, written_bytes
 from spatia_env.viewer.jobs import Job, JobQueue

@@ -16,6 +16,7 @@ from spatia_env.errors import ActionError
 from spatia_env.io.frames import to_uint8
 from spatia_env.memory.point_map import Growth
 from spatia_env.models.pipeline import ClipShape
+from spatia_env.sim.referee import CELL
 from spatia_env.slam.pipeline import Registration
 from spatia_env.slam.tracking import TrackResult
 from spatia_env.tasks import TaskContext, TaskResult, report
@@ -229,6 +230,7 @@ def task_context(
         drift=drift,
         frontier_distance=frontier_distance(state) if wants_frontier else None,
         seen_cells=None if judge is None else judge.cells(observation["pose"]),
+        cell_area=CELL**2,
         judge=judge,
         np_random=np_random,
     )
