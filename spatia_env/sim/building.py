@@ -6,7 +6,7 @@ import functools
 
 import numpy as np
 
-from spatia_env.sim import painting, shapes
+from spatia_env.sim import assets, painting, rooms, shapes
 from spatia_env.sim.engine import Engine
 from spatia_env.sim.furniture import build_item
 from spatia_env.sim.layout import ScenePlan
@@ -19,6 +19,8 @@ ITEM_TEXELS = 48  # along an item's texture of 1.2 m
 
 def build_shell(engine: Engine, plan: ScenePlan) -> dict[int, str]:
     """Add what encloses the scene; returns body ids with their names."""
+    if plan.rooms:
+        return rooms.build_rooms(engine, plan)
     width, depth = painting.ground_size(plan)
     floor = shapes.quad((-width / 2, -depth / 2, 0), (width, 0, 0), (0, depth, 0), cells=4)
     solid = ("box", (0.0, 0.0, -0.5), (width / 2 + 1, depth / 2 + 1, 0.5))
@@ -60,16 +62,20 @@ def build_items(engine: Engine, plan: ScenePlan) -> tuple[dict[int, str], list[i
     names: dict[int, str] = {}
     movable = []
     for item in plan.items:
+        if item.kind in ("rug", "path"):  # painted on the floor
+            continue
         for part in build_item(item):
             texture = engine.texture(item_texture(part.texture)) if part.texture else -1
-            body = engine.add_part(part, (item.x, item.y, 0.0), item.yaw, item.mass, texture)
+            body = engine.add_part(part, (item.x, item.y, item.z), item.yaw, item.mass, texture)
             names[body] = item.word
             if item.mass:
                 movable.append(body)
-    return names, movable
+    return names | rooms.build_doors(engine, plan), movable
 
 
 @functools.lru_cache(maxsize=256)
 def item_texture(texture_id: str) -> np.ndarray:
-    """The texture of furniture, uint8 [H, W, 3], covering 1.2 m x 1.2 m."""
+    """The texture of furniture, uint8 [H, W, 3]: a model's own, or a surface of 1.2 m x 1.2 m."""
+    if texture_id.startswith("model:"):
+        return assets.load_furniture(texture_id[6:])[1]
     return np.clip(draw_texture(texture_id, 1.2, 1.2, ITEM_TEXELS / 1.2), 0, 255).astype(np.uint8)

@@ -75,7 +75,7 @@ class Engine:
 
     def texture(self, colours: np.ndarray) -> int:
         """Upload uint8 [H, W, 3]; row 0 is the top, texture coordinate (0, 0) the lower left corner."""
-        handle, path = tempfile.mkstemp(suffix=".bmp", prefix="spatia_")
+        handle, path = _scratch_file(".bmp")
         os.close(handle)
         try:
             Image.fromarray(np.ascontiguousarray(colours)).save(path)
@@ -271,7 +271,7 @@ def _write_obj(mesh: Mesh, centre: np.ndarray) -> str:
     PyBullet loses about 300 bytes a vertex of every mesh that is given as arrays, even after `disconnect`; files
     (with its file cache off) cost nothing.
     """
-    handle, path = tempfile.mkstemp(suffix=".obj", prefix="spatia_")
+    handle, path = _scratch_file(".obj")
     lines = [f"v {x:.9g} {y:.9g} {z:.9g}" for x, y, z in (mesh.vertices - centre).tolist()]
     lines += [f"vt {u:.9g} {v:.9g}" for u, v in mesh.uvs.tolist()]
     lines += [f"vn {x:.9g} {y:.9g} {z:.9g}" for x, y, z in mesh.normals.tolist()]
@@ -279,6 +279,12 @@ def _write_obj(mesh: Mesh, centre: np.ndarray) -> str:
     with os.fdopen(handle, "w") as file:
         file.write("\n".join(lines) + "\n")
     return path
+
+
+def _scratch_file(suffix: str) -> tuple[int, str]:
+    """An open handle and the path of a new temporary file, in memory where the system has a folder for that."""
+    folder = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    return tempfile.mkstemp(suffix=suffix, prefix="spatia_", dir=folder)
 
 
 def _centre(solids: tuple[tuple, ...]) -> np.ndarray:

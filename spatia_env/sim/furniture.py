@@ -144,6 +144,15 @@ def _mesh(item: Item) -> list[Part]:
     return [Part(mesh, (solid,), "", item.colour)]
 
 
+def _model(item: Item) -> list[Part]:
+    mesh, _ = assets.load_furniture(item.texture)
+    box = mesh.vertices.max(0) - mesh.vertices.min(0)
+    vertices = mesh.vertices * (np.array(item.size) / np.maximum(box, 1e-6))
+    low, high = vertices.min(0), vertices.max(0)
+    solid = ("box", tuple((low + high) / 2), tuple((high - low) / 2))
+    return [Part(dataclasses.replace(mesh, vertices=vertices), (solid,), f"model:{item.texture}", item.colour)]
+
+
 BUILDERS: dict[str, Callable[[Item], list[Part]]] = {
     "table": _table,
     "chair": _chair,
@@ -159,6 +168,7 @@ BUILDERS: dict[str, Callable[[Item], list[Part]]] = {
     "mesh": _mesh,
     "blob": _mesh,
     "boulder": _mesh,
+    "model": _model,
 }
 
 

@@ -18,7 +18,10 @@ CORRIDOR_HALF_WIDTH = 0.55
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """A piece of furniture or clutter standing on the floor; sizes in metres, yaw in radians."""
+    """A piece of furniture or clutter standing on the floor, or `z` metres above it; yaw in radians.
+
+    The `texture` of a kind "model" is the name of a shipped model; a kind "rug" or "path" is painted on the floor.
+    """
 
     kind: str
     x: float
@@ -29,6 +32,7 @@ class Item:
     colour: tuple[float, float, float]
     mass: float = 0.0
     word: str = ""
+    z: float = 0.0
 
     @property
     def radius(self) -> float:

@@ -34,21 +34,23 @@ def describe(
     fence: str,
     items: tuple[Item, ...],
     decorations: tuple[Decoration, ...],
+    kind: str = "",
 ) -> str:
-    """One sentence about the scene, for the model's prompt."""
+    """One sentence about the scene, for the model's prompt; `kind` names a furnished room."""
     counts: dict[str, int] = {}
     for item in items:
         counts[item.word] = counts.get(item.word, 0) + 1
     numbers = ("", "a", "two", "three", "four", "five", "six", "seven", "eight")
     things = []
     for word, count in counts.items():
-        plural = {"box": "boxes", "bench": "benches", "shelf": "shelves", "toy brick": "toy bricks"}.get(
+        plural = {"box": "boxes", "bench": "benches", "shelf": "shelves", "flower box": "flower boxes"}.get(
             word, word + "s"
         )
-        things.append(f"a {word}" if count == 1 else f"{numbers[min(count, 8)]} {plural}")
-    for kind in ("door", "window"):
-        if any(d.kind == kind for d in decorations):
-            things.append(f"a {kind}")
+        article = "an" if word[:1] in "aeiou" else "a"
+        things.append(f"{article} {word}" if count == 1 else f"{numbers[min(count, 8)]} {plural}")
+    for panel in ("door", "window"):
+        if any(d.kind == panel for d in decorations):
+            things.append(f"a {panel}")
     pictures = sum(d.kind == "picture" for d in decorations)
     if pictures:
         things.append("a picture" if pictures == 1 else "pictures")
@@ -57,7 +59,7 @@ def describe(
         ground = surface_phrase(floor)
         start = f"a yard with {'grass' if ground == 'grass' else f'{ground} ground'} and {border}"
     else:
-        start = f"a room with a {surface_phrase(floor)} floor and {surface_phrase(wall)} walls"
+        start = f"a {kind or 'room'} with a {surface_phrase(floor)} floor and {surface_phrase(wall)} walls"
     if not things:
         return start
     listed = things[0] if len(things) == 1 else ", ".join(things[:-1]) + " and " + things[-1]

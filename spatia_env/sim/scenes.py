@@ -22,7 +22,7 @@ import numpy as np
 
 from spatia_env import vocabulary
 from spatia_env.errors import ClosedEnvError, PoseError, PromptError, SeedError
-from spatia_env.sim import conditions, layout
+from spatia_env.sim import conditions, furnished, layout
 from spatia_env.sim.activity import Activity
 from spatia_env.sim.assets import split_of
 from spatia_env.sim.building import build_items, build_shell
@@ -33,6 +33,7 @@ __all__ = ["FIELD_OF_VIEW", "NAMED_SCENES", "SimFrame", "SimScene", "split_of"]
 
 FIELD_OF_VIEW = 60.0  # degrees, horizontal
 FRAME_SECONDS = 0.1  # simulated time between two frames of a clip
+STYLES = {"plain": layout.draw_plan, "furnished": furnished.draw_plan}
 NAMED_SCENES = {"room": 15, "yard": 5, "demo": 10001}
 SETTLE_STEPS = 96
 
@@ -75,8 +76,10 @@ class SimScene:
         SeedError: any other seed.
     """
 
-    def __init__(self, seed: int) -> None:
-        self.plan = layout.draw_plan(seed)
+    def __init__(self, seed: int, style: str = "plain") -> None:
+        if style not in STYLES:
+            raise SeedError(f"scene style {style!r}: use one of {', '.join(STYLES)}.")
+        self.plan = STYLES[style](seed)
         self.seed, self.split, self.prompt = self.plan.seed, self.plan.split, self.plan.prompt
         light = self.plan.light
         self.engine = Engine(light.direction, light.ambient, light.diffuse, light.colour)
@@ -120,9 +123,13 @@ class SimScene:
     def is_free(self, position: np.ndarray, radius: float = 0.35) -> bool:
         """True if a ball of this radius (metres) around `position` [3] touches neither the shell nor an item."""
         x, y, z = (float(v) for v in position)
-        w, d, h = self.plan.size
-        top = 4.0 if self.plan.outdoor else h
-        if abs(x) > w / 2 - radius or abs(y) > d / 2 - radius or not radius <= z <= top - radius:
+        inside = [
+            low[0] + radius <= x <= high[0] - radius
+            and low[1] + radius <= y <= high[1] - radius
+            and radius <= z <= high[2] - radius
+            for low, high in layout.free_boxes(self.plan)
+        ]
+        if not any(inside):
             return False
         point, (low, high) = np.array([x, y, z]), self._obstacles()
         return bool((np.linalg.norm(point - np.clip(point, low, high), axis=1) >= radius).all())
