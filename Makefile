@@ -17,7 +17,7 @@ view: $(READY)  ## walk through a world in the browser
 	$(BIN)/spatia view
 
 gallery: $(READY)  ## write docs/gallery
-	$(BIN)/spatia gallery --out docs/gallery
+	$(BIN)/python -m docs.tools.gallery --out docs/gallery
 
 docs: $(READY)  ## the documentation as a site: site/
 	$(BIN)/mkdocs build --strict

@@ -14,8 +14,8 @@ import gymnasium as gym
 import numpy as np
 import tyro
 
-from spatia_env.planning import LIMITS, look, play, towards, unseen_surface
-from spatia_env.poses import se3_exp
+from spatia_env.bench.planning import LIMITS, look, play, towards, unseen_surface
+from spatia_env.geometry import se3_exp
 
 
 @dataclass(frozen=True)

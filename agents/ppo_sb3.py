@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium as gym
 import tyro
 
-from spatia_env.adapters import as_sb3
+from spatia_env.vector.sb3 import as_sb3
 
 
 @dataclass(frozen=True)

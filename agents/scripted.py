@@ -13,7 +13,7 @@ import numpy as np
 import tyro
 
 from spatia_env.actions import WORLDSCORE_PRESETS, preset
-from spatia_env.planning import play
+from spatia_env.bench.planning import play
 
 
 @dataclass(frozen=True)

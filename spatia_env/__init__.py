@@ -24,11 +24,11 @@ _ENTRY_POINTS = {
     "SpatiaImageGoal-v0": ("spatia_env.env:SpatiaEnv", {"task": "image_goal"}),
     "SpatiaReturnHome-v0": ("spatia_env.env:SpatiaEnv", {"task": "return_home"}),
     "SpatiaFind-v0": ("spatia_env.env:SpatiaEnv", {"task": "find"}),
-    "SpatiaSim-v0": ("spatia_env.bench.twin:make_twin", {}),
+    "SpatiaSim-v0": ("spatia_env.wrappers:make_simulated", {}),
 }
 _VECTOR_ENTRY_POINTS = {
-    "SpatiaDiscrete-v0": "spatia_env.vector:make_discrete_vec",
-    "SpatiaRL-v0": "spatia_env.vector:make_rl_vec",
+    "SpatiaDiscrete-v0": "spatia_env.vector.sync:make_discrete_vec",
+    "SpatiaRL-v0": "spatia_env.vector.sync:make_rl_vec",
     "SpatiaSim-v0": None,  # nothing to batch
 }
 
@@ -37,7 +37,7 @@ for _id, (_entry_point, _kwargs) in _ENTRY_POINTS.items():
         _gym.register(
             _id,
             entry_point=_entry_point,
-            vector_entry_point=_VECTOR_ENTRY_POINTS.get(_id, "spatia_env.vector:make_vec"),
+            vector_entry_point=_VECTOR_ENTRY_POINTS.get(_id, "spatia_env.vector.sync:make_vec"),
             max_episode_steps=MAX_EPISODE_STEPS,
             kwargs=_kwargs,
         )

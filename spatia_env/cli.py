@@ -6,14 +6,79 @@ arguments with tyro from a frozen dataclass. Errors that a user can mend are one
 """
 
 import importlib
+import importlib.metadata
+import json
 import os
+import platform
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import gymnasium as gym
+import tyro
+
+import spatia_env
 from spatia_env import __version__
-from spatia_env.checks import near_miss
 from spatia_env.errors import SpatiaError
+from spatia_env.io.validation import near_miss
+
+PACKAGES = ("gymnasium", "numpy", "torch", "diffusers", "open3d", "pybullet", "scipy", "tyro")
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
+
+
+@dataclass(frozen=True)
+class InfoConfig:
+    """Print versions, ids and the embedded checkpoint."""
+
+    json: bool = False
+    """Print JSON instead of text."""
+
+
+def collect() -> dict[str, Any]:
+    """What there is: version, Python, package versions, ids, checkpoints with their size in MB."""
+    return {
+        "spatia_env": spatia_env.__version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "packages": {name: _version(name) for name in PACKAGES},
+        "ids": sorted(id for id, spec in gym.registry.items() if _is_ours(spec)),
+        "checkpoints": {folder.name: _describe(folder) for folder in sorted(CHECKPOINTS.glob("*/"))},
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _is_ours(spec: Any) -> bool:
+    return str(spec.entry_point).startswith("spatia_env.")
+
+
+def _describe(folder: Path) -> dict[str, Any]:
+    megabytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 2**20
+    return {"folder": str(folder), "megabytes": round(megabytes, 1)}
+
+
+def info(argv: list[str]) -> int:
+    """Run `spatia info`."""
+    config = tyro.cli(InfoConfig, args=argv, prog="spatia info")
+    found = collect()
+    if config.json:
+        print(json.dumps(found, indent=2))
+        return 0
+    print(f"spatia_env {found['spatia_env']}, Python {found['python']}, {found['system']}")
+    packages = (f"{name} {version or '-'}" for name, version in found["packages"].items())
+    print("packages     " + ", ".join(packages))
+    print("ids          " + ", ".join(f"spatia_env:{name}" for name in found["ids"]))
+    for name, checkpoint in found["checkpoints"].items():
+        print(f"checkpoint   {name}, {checkpoint['megabytes']} MB, {checkpoint['folder']}")
+    return 0
+
 
 USAGE_ERROR = 2
 
@@ -27,11 +92,12 @@ class Command:
 
 
 COMMANDS: dict[str, Command] = {
-    "demo": Command("spatia_env.demo", "walk through a generated world: a film, a sheet, a point cloud"),
-    "rollout": Command("spatia_env.rollout", "follow the cameras and prompts of a case folder"),
+    "demo": Command(
+        "spatia_env.viewer.demo", "walk through a generated world: a film, a sheet, a point cloud"
+    ),
+    "rollout": Command("spatia_env.release.rollout", "follow the cameras and prompts of a case folder"),
     "view": Command("spatia_env.viewer.cli", "walk, speak, edit and fork a world in the browser"),
-    "gallery": Command("spatia_env.gallery", "write the films and sheets of docs/gallery"),
-    "export-html": Command("spatia_env.export_html", "one page of an episode that opens from disk"),
+    "export-html": Command("spatia_env.viewer.export_html", "one page of an episode that opens from disk"),
     "record": Command(
         "spatia_env.record", "play episodes and write them down: film, JSON, Minari, WebDataset"
     ),
@@ -40,9 +106,11 @@ COMMANDS: dict[str, Command] = {
     ),
     "train": Command("spatia_env.train.cli", "train the parts of the embedded checkpoint from their seeds"),
     "bench": Command("spatia_env.bench.cli", "measure against ground truth; writes results.json and tables"),
-    "convert": Command("spatia_env.convert", "turn the officially released weights into one folder"),
-    "doctor": Command("spatia_env.model.doctor", "say what this machine can run, and why not more"),
-    "info": Command("spatia_env.info", "versions, ids and the embedded checkpoint"),
+    "convert": Command(
+        "spatia_env.models.wan.convert", "turn the officially released weights into one folder"
+    ),
+    "doctor": Command("spatia_env.models.wan.doctor", "say what this machine can run, and why not more"),
+    "info": Command("spatia_env.cli:info", "versions, ids and the embedded checkpoint"),
 }
 
 _HELP = """\
@@ -87,8 +155,8 @@ def _run(name: str, args: list[str]) -> int:
         print(f"spatia: unknown command {name!r}{near_miss(name, COMMANDS)}", file=sys.stderr)
         print("Run `spatia --help`.", file=sys.stderr)
         return USAGE_ERROR
-    module = importlib.import_module(COMMANDS[name].module)
-    return int(module.main(args) or 0)
+    module, _, function = COMMANDS[name].module.partition(":")
+    return int(getattr(importlib.import_module(module), function or "main")(args) or 0)
 
 
 def _report(name: str, error: BaseException) -> int:

@@ -19,8 +19,8 @@ import numpy as np
 from gymnasium.utils import RecordConstructorArgs
 
 from spatia_env.errors import ActionError, DependencyError
+from spatia_env.io.video import write_video
 from spatia_env.recording import plain
-from spatia_env.video import write_video
 
 DELTAS = {
     "memory": ("points", "bytes", "added", "area"),

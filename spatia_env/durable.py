@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from spatia_env.batching import ClipRequest
 from spatia_env.env import SpatiaEnv
+from spatia_env.models.clip_source import ClipRequest
 
 
 def save_env(env: SpatiaEnv, path: Path) -> dict[str, Any]:

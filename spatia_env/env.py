@@ -1,12 +1,8 @@
-"""`SpatiaEnv`: a Gymnasium environment over a generated world that remembers itself.
+"""`SpatiaEnv`: a Gymnasium environment over a generated world that remembers itself."""
 
-`step` reads like the figure of the design: decode, look into memory, imagine, understand, remember. The parts
-are loaded by name and do the work; this file keeps the order of things.
-"""
-
+import contextlib
 import copy
-import dataclasses
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -14,30 +10,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spatia_env import actions, contract, forking, inputs, judging
-from spatia_env.batching import ClipRequest, Pending, generate_clips, request_clip
-from spatia_env.cameras import orthonormalise, path_from_twist
-from spatia_env.errors import ActionError, ClosedEnvError, SpatiaError
-from spatia_env.judges import SimJudge, frontier_distance
-from spatia_env.ledger import listen
-from spatia_env.localisation import Located, locate
-from spatia_env.memory.rendering import Render
-from spatia_env.memory.scene import Growth, SceneMemory
-from spatia_env.model.checkpoints import load_checkpoint
-from spatia_env.openings import load_geometry, open_saved, open_world
-from spatia_env.slam.continuation import continue_surfaces
-from spatia_env.slam.geometry import Geometry, GeometryEstimator, static_weight
-from spatia_env.slam.tracking import TrackResult
-from spatia_env.starts import open_oracle
-from spatia_env.stopwatch import Stopwatch
-from spatia_env.tasks import TaskContext, make_task
-from spatia_env.world import World, WorldState
-from spatia_env.world_tools import halted
-
-STILL_TWIST = 1e-6
-"""Metres and radians below which a move counts as standing still."""
-MOVING_SHARE = 0.002
-"""Share of dynamic pixels in the last frame above which something still moves."""
+from spatia_env import actions
+from spatia_env.errors import ActionError, ClosedEnvError
+from spatia_env.io import fork_guard
+from spatia_env.io.frames import to_uint8
+from spatia_env.io.timing import Stopwatch
+from spatia_env.memory.point_map import Growth, SceneMemory
+from spatia_env.models.clip_source import ClipSource, ModelClips, RenderedClips
+from spatia_env.models.loading import load_checkpoint
+from spatia_env.sim.referee import SimJudge
+from spatia_env.slam.pipeline import Slam
+from spatia_env.tasks import Task, TaskContext, make_task
+from spatia_env.world import observation as contract
+from spatia_env.world import step as steps
+from spatia_env.world.queries import halted
+from spatia_env.world.reset import check_reset_options, check_seed, draw_start, load_slam, open_world
+from spatia_env.world.state import WorldState
+from spatia_env.world.step import PreparedStep
+from spatia_env.world.world import World
 
 Step = tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]
 
@@ -78,16 +68,18 @@ class SpatiaEnv(gym.Env):
     action: "camera" or "path".
     size: (height, width) in pixels, multiples of 32; None for the checkpoint's own (128x128 for the packaged one).
     model: Name or folder of a checkpoint.
-    model_options: For a folder of official weights, how they are run: see `model.options.OfficialOptions`.
+    model_options: For a folder of official weights, how they are run: see `models.wan.options.OfficialOptions`.
     memory: "points", or "none" to remember nothing but the preceding frames.
     references: How many pictures are retrieved; None for the checkpoint's own number.
-    slam: "tiny" (our geometry network and tracking), "simulator" (true depth and masks of the scene, for oracle
-        rows), or "off" (our geometry, commanded poses).
+    slam: "tiny" (the depth network and tracking), "simulator" (true depth and masks of the scene, for oracle rows),
+        "off" (the depth network, commanded poses), or a `slam.pipeline.Slam`.
+    clip_source: What makes the frames (`models.clip_source.ClipSource`); None for the model.
     task: "none", "explore", "image_goal", "return_home" or "find"; `task_options` are its fields.
-    voxel, max_points, on_full: See `memory.scene.SceneMemory`.
+    voxel, max_points, on_full: See `memory.point_map.SceneMemory`.
     block_collisions: Stop a move where the camera would come within 15 cm of a surface of the map; it goes on
         turning. `info["blocked"]` tells frame, position and distance, and is empty where nothing was in the way.
-    render_only: Show the map's render with its holes instead of a generated clip (a bench row).
+    render_only: Show the map's render with its holes instead of a generated clip.
+    judge: Open a referee for the simulated scene even if the task needs none.
     debug: Adds `info["debug"]`: control images, retrieved references and scores.
     timings: Adds `info["seconds"]` per stage.
 
@@ -105,7 +97,7 @@ class SpatiaEnv(gym.Env):
         model_options: dict[str, Any] | None = None,
         memory: Literal["points", "none"] = "points",
         references: int | None = None,
-        slam: Literal["tiny", "simulator", "off"] = "tiny",
+        slam: Literal["tiny", "simulator", "off"] | Slam = "tiny",
         task: str = "none",
         task_options: dict[str, Any] | None = None,
         max_translation: float = actions.MAX_TRANSLATION,
@@ -119,95 +111,29 @@ class SpatiaEnv(gym.Env):
         debug: bool = False,
         timings: bool = False,
         render_mode: str | None = None,
+        clip_source: ClipSource | None = None,
     ) -> None:
-        forking.torch_is_used()
+        fork_guard.torch_is_used()
         checkpoint = load_checkpoint(model, model_options)
-        self.pipeline, self.checkpoint_id = checkpoint.pipeline, checkpoint.id
-        self.shape = checkpoint.pipeline.shape
-        size = (self.shape.height, self.shape.width) if size is None else size
-        contract.check_arguments(action, size, memory, slam, references, self.shape.multiple)
-        self.estimator: GeometryEstimator = load_geometry(checkpoint)
-        self._network = self.estimator
-        self.kind, self.size, self.slam = action, (int(size[0]), int(size[1])), slam
-        self.remembers = memory == "points"
+        self.checkpoint_id, self.shape = checkpoint.id, checkpoint.pipeline.shape
+        self.size = contract.checked_size(size, self.shape)
+        contract.check_arguments(action, memory, slam, references)
+        model_clips = RenderedClips(self.shape) if render_only else ModelClips(checkpoint.pipeline)
+        self.clip_source: ClipSource = clip_source or model_clips
+        self.slam = load_slam(slam, checkpoint)
+        self.empty_points = SceneMemory(voxel=voxel, max_points=max_points, on_full=on_full)
+        self.task: Task = make_task(task, **(task_options or {}))
+        self.kind, self.writes, self.block_collisions = action, memory == "points", block_collisions
         self.num_references = self.shape.num_references if references is None else references
         self.limits = (float(max_translation), float(max_rotation))
-        self.empty_memory = SceneMemory(voxel=voxel, max_points=max_points, on_full=on_full)
-        self.task = make_task(task, **(task_options or {}))
-        self.render_only, self.debug, self.timings, self.render_mode = (
-            render_only,
-            debug,
-            timings,
-            render_mode,
-        )
+        self.debug, self.timings, self.render_mode, self.wants_judge = debug, timings, render_mode, judge
         self.action_space = contract.action_space(action, self.shape.num_frames)
         self.observation_space = contract.observation_space(self.shape.num_frames, self.size)
-        self._world: World | None = None
-        self._frames: list[np.ndarray] = []
         self.judge: SimJudge | None = None
         self.scene: int | str | None = None
-        self._judges, self.block_collisions = judge, block_collisions
+        self._world: World | None = None
+        self._frames: list[np.ndarray] = []
         self._closed = False
-
-    def step(self, action: Any) -> Step:
-        """Generate the next clip; see the class docstring.
-
-        Raises:
-            ActionError, PoseError, PromptError: If the action is not of the space; the world stays as it was.
-            ClosedEnvError: After `close`.
-        """
-        pending = self.prepare(action)
-        if not pending.imagines:
-            return self.finish(pending)
-        return self.finish(pending, pending.watch("generate", self._imagine, pending))
-
-    def prepare(self, action: Any) -> Pending:
-        """Decode an action and look into memory: the first part of `step`. The world stays as it was.
-
-        `request` and `batching.generate_clips` make the clip, `finish` does the rest; `SpatiaVectorEnv` calls
-        these parts for many worlds at once. Raises as `step` does.
-        """
-        forking.check_not_orphaned()
-        watch, world, state = Stopwatch(), self.world, self.world.state
-        path, event = self._decode(action)
-        path, blocked = self._halted(path)
-        if self._stands_still(path, event):
-            return Pending(watch, path, blocked=blocked)
-        heard = listen(event, state.step + 1, state.prompt, state.conditions, self.pipeline.reads_known_words)
-        view = watch("render", world.render, path)
-        continued = None
-        if self.pipeline.reads_continued:
-            continued = watch("continue", continue_surfaces, view.rgb, view.depth, view.known, path, state.K)
-        references, scores = watch("retrieve", world.retrieve, path, view, self.num_references)
-        return Pending(watch, path, event, heard, view, continued, references, tuple(scores), blocked)
-
-    def finish(self, pending: Pending, frames: Tensor | None = None) -> Step:
-        """Understand and remember the clip u8 [T, H, W, 3] of a prepared step, and return what `step` returns."""
-        watch, world, before, path = pending.watch, self.world, self.world.state, pending.path
-        view, heard = pending.view, pending.heard
-        if view is None or heard is None or frames is None:
-            return self._stay(pending)
-        located = self._locate(pending, frames)
-        geometry, tracked = located.geometry, located.tracked
-        remember = World(located.state, world.remembers).remember
-        after, growth = watch(
-            "remember", remember, frames, geometry.depth, static_weight(geometry), tracked.c2w, located.view,
-            write=not (before.conditions or heard.conditions),
-        )  # fmt: skip
-
-        moving = bool(pending.event) or float((geometry.dynamic[-1] > 0.5).float().mean()) > MOVING_SHARE
-        ledger = (*before.ledger, *heard.rows)
-        world.state = dataclasses.replace(
-            after, c2w=path[-1], moving=moving, ledger=ledger, conditions=heard.conditions
-        )
-        observation = contract.observe(frames, geometry.depth, path, view.known)
-        info = contract.describe(world.state, before, growth, tracked, contract.revisit(world, observation))
-        if self.debug:
-            assert pending.references is not None
-            info["debug"] = contract.intermediates(
-                view, pending.references, list(pending.scores), heard.text, geometry, pending.continued
-            )
-        return self._finish(pending, observation, growth, info, tracked)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -219,35 +145,79 @@ class SpatiaEnv(gym.Env):
                 the current world stays as it was.
             ClosedEnvError: After `close`. ForkError: In a process forked after torch was used.
         """
-        forking.check_not_orphaned()
+        fork_guard.check_not_orphaned()
         if self._closed:
             raise ClosedEnvError("reset: this environment was closed; make a new one with gym.make.")
-        options = inputs.check_reset_options(options)
-        super().reset(seed=inputs.check_seed(seed))
-        state, estimator = open_world(
-            options, self.np_random, self._network, self.empty_memory, self.size,
-            num_preceding=self.shape.num_preceding, remembers=self.remembers, oracle=self.slam == "simulator",
-        )  # fmt: skip
-        kept = self._world, self.judge, self.task
-        self._world, self.judge, self.task = (
-            World(state, self.remembers), self._open_judge(options), copy.copy(self.task),
-        )  # fmt: skip
-        path = state.c2w.expand(self.shape.num_frames, 4, 4)
-        observation = contract.standing(state, path)
-        info = contract.describe(
-            state, state, Growth(added=state.memory.num_points), contract.unchanged(path), {}
-        )
-        info["prompt"] = state.prompt
-        try:
+        checked, seed = check_reset_options(options), check_seed(seed)
+        with self._unchanged_on_error():
+            super().reset(seed=seed)
+            checked, world_seed = draw_start(checked, self.np_random)
+            self.scene = checked.get("scene")
+            self.clip_source.begin(self.scene, self.size)
+            self.slam.begin(self.scene, self.size)
+            state = open_world(
+                checked, world_seed, self.slam.estimator, self.empty_points,
+                self.size, self.shape.num_preceding, self.writes,
+            )  # fmt: skip
+            self._world, self.judge, self.task = World(state), self._open_judge(), copy.copy(self.task)
+            observation = contract.standing(state, state.c2w.expand(self.shape.num_frames, 4, 4))
             self.task.reset(self._context(observation, Growth(), 0.0))
-        except SpatiaError:
-            self._world, self.judge, self.task = kept
-            raise
-        self.estimator, self._frames = estimator, list(observation["frames"].copy())
-        self.scene = options.get("scene")
-        if self.task.goal:
-            info["goal"] = self.task.goal
-        return observation, info
+        self._frames = list(observation["frames"].copy())
+        return observation, contract.describe_reset(state, self.task.goal)
+
+    def step(self, action: Any) -> Step:
+        """Generate the next clip; see the class docstring.
+
+        Raises:
+            ActionError, PoseError, PromptError: If the action is not of the space; the world stays as it was.
+            ClosedEnvError: After `close`.
+        """
+        prepared = self.prepare(action)
+        if prepared.request is None:
+            return self.commit(prepared)
+        return self.commit(
+            prepared, prepared.watch("generate", self.clip_source.generate, [prepared.request])[0]
+        )
+
+    def prepare(self, action: Any) -> PreparedStep:
+        """Decode an action and look into memory: the first half of `step`; the world stays as it was.
+
+        `clip_source.generate` makes the clip of its `request`, `commit` does the rest; `SpatiaVectorEnv` calls them
+        for many worlds at once. Raises as `step` does.
+        """
+        fork_guard.check_not_orphaned()
+        state = self.world.state
+        path, event = self._decode(action)
+        path, blocked = self._halted(path)
+        prepared = PreparedStep(Stopwatch(), state, path, blocked, event)
+        if self.clip_source.rests and steps.rests(state, path, event):
+            return prepared
+        return steps.prepare(prepared, self.clip_source, self.num_references)
+
+    def commit(self, prepared: PreparedStep, frames: Tensor | None = None) -> Step:
+        """Register the clip u8 [T, H, W, 3] of a prepared step, write it into the map; what `step` returns."""
+        if prepared.request is None or frames is None:
+            observation = contract.standing(prepared.state, prepared.path)
+            state, growth, seen = (
+                steps.rest(prepared.state, torch.from_numpy(observation["frames"])),
+                Growth(),
+                None,
+            )
+        else:
+            state, growth, seen = steps.integrate(prepared, frames, self.slam)
+            observation = contract.observe(frames, seen.geometry.depth, prepared.path, prepared.request.known)
+        self.world.state = state
+        result = self.task.evaluate(self._context(observation, growth, contract.drift_of(seen)))
+        self._frames = list(observation["frames"].copy())
+        info = contract.describe_step(prepared, state, observation, growth, seen, result)
+        if self.debug:
+            info["debug"] = contract.intermediates(prepared, seen)
+        if self.timings:
+            info["seconds"] = prepared.watch.report()
+        if self.block_collisions:
+            info["blocked"] = dict(prepared.blocked)
+        # The task truncates what has become mush; the time limit is TimeLimit's, which gym.make adds.
+        return observation, result.reward, result.terminated, result.truncated, info
 
     @property
     def world(self) -> World:
@@ -262,24 +232,6 @@ class SpatiaEnv(gym.Env):
         if self._world is None:
             raise ActionError("no world is open; call reset() first.")
         return self._world
-
-    def open_saved(self, path: str | Path, scene: int | str | None = None) -> None:
-        """Take up a saved world without beginning an episode: no task is reset, nothing is drawn.
-
-        Args:
-            path: What `world.save` wrote.
-            scene: The simulated scene it began in, for the judge and `slam="simulator"`.
-
-        Raises:
-            WorldFormatError, WorldCorruptError, WorldIOError: As the file is bad.
-        """
-        state = open_saved({"world": path}, self.size)
-        self.scene, self._world = scene, World(state, self.remembers)
-        self.estimator = open_oracle(scene, self.size) if self.slam == "simulator" else self._network
-        self.judge = self._open_judge({} if scene is None else {"scene": scene})
-        self._frames = list(
-            contract.standing(state, state.c2w.expand(self.shape.num_frames, 4, 4))["frames"].copy()
-        )
 
     def snapshot(self) -> WorldState:
         """The world as it is now, to return to with `restore`; O(1)."""
@@ -303,7 +255,7 @@ class SpatiaEnv(gym.Env):
         """
         path, _ = self._halted(self._decode(action)[0])
         view = self.world.render(path)
-        seen = contract.observe(torch.from_numpy(contract.to_bytes(view.rgb)), view.depth, path, view.known)
+        seen = contract.observe(to_uint8(view.rgb), view.depth, path, view.known)
         return {"scene_render": seen.pop("frames"), **seen}
 
     def render(self) -> Any:
@@ -313,116 +265,34 @@ class SpatiaEnv(gym.Env):
         if self.render_mode == "rgb_array_list":
             frames, self._frames = self._frames, []
             return frames
-        if self.render_mode == "ansi":
-            state = self.world.state
-            x, y, z = (f"{value:+.2f}" for value in state.c2w[:3, 3].tolist())
-            return f"step {state.step} at ({x}, {y}, {z}) m, {state.memory.num_points} points"
-        return None
+        return contract.one_line(self.world.state) if self.render_mode == "ansi" else None
 
     def close(self) -> None:
         """Let go of the world; a second call does nothing."""
         self._world, self._closed, self.judge = None, True, None
+
+    def _decode(self, action: Any) -> tuple[Tensor, str]:
+        return actions.decode_motion(action, self.kind, self.world.c2w, self.shape.num_frames, *self.limits)
 
     def _halted(self, path: Tensor) -> tuple[Tensor, dict[str, Any]]:
         if not self.block_collisions:
             return path, {}
         return halted(self.world.memory, self.world.c2w, path)
 
-    def _decode(self, action: Any) -> tuple[Tensor, str]:
-        motion, event = actions.decode_action(action, self.kind, self.shape.num_frames, *self.limits)
-        c2w = self.world.c2w
-        if self.kind == "camera":
-            return path_from_twist(c2w, torch.from_numpy(motion), self.shape.num_frames), event
-        return orthonormalise(c2w.double() @ torch.from_numpy(motion)).float(), event
-
-    def _imagine(self, pending: Pending) -> Tensor:
-        if self.render_only:
-            assert pending.view is not None
-            return torch.from_numpy(contract.to_bytes(pending.view.rgb))
-        return generate_clips(self.pipeline, [self.request(pending)])[0]
-
-    def request(self, pending: Pending) -> ClipRequest:
-        """What the model is asked for the clip of a prepared step."""
-        return request_clip(
-            pending, self.world.state, self.shape.num_preceding, self.pipeline.autoencoder.spatial_stride
-        )
-
-    def _understand(self, frames: Tensor, path: Tensor, view: Render) -> Geometry:
-        rgb = contract.to_floats(frames)
-        state = self.world.state
-        return self.estimator(rgb, path, state.K, view.rgb, view.depth, view.known, state.ground)
-
-    def _locate(self, pending: Pending, frames: Tensor) -> Located:
-        """SLAM of the clip; its seconds are those of the geometry network and of all the rest."""
-        watch, path, view = pending.watch, pending.path, pending.view
-        assert view is not None
-        follow = self.slam != "off" and self.remembers
-        network = self.estimator is self._network
-
-        def understand(_: Tensor, poses: Tensor, seen: Render) -> Geometry:
-            return watch("geometry", self._understand, frames, poses, seen)
-
-        rgb = contract.to_floats(frames)
-        return watch(
-            "slam", locate, self.world.state, rgb, path, view, understand, follow, network, pending.continued
-        )
-
-    def _stands_still(self, path: Tensor, event: str) -> bool:
-        """A zero move with no event while nothing moves leaves the world as it is: there is nothing to imagine."""
-        state = self.world.state
-        same = bool((path - state.c2w).abs().max() < STILL_TWIST)
-        return same and not event and not state.moving and not self.render_only
-
-    def _stay(self, pending: Pending) -> Step:
-        world, before, path = self.world, self.world.state, pending.path
-        observation = contract.standing(before, path)
-        history = torch.cat([before.preceding_frames, torch.from_numpy(observation["frames"])])
-        history = history[-len(before.preceding_frames) :].clone()
-        world.state = dataclasses.replace(before, step=before.step + 1, preceding_frames=history)
-        info = contract.describe(
-            world.state, before, Growth(), contract.unchanged(path), contract.revisit(world, observation)
-        )
-        if self.debug:
-            view = world.render(path)
-            info["debug"] = contract.intermediates(view, torch.zeros(0, *self.size, 3), [], "", None)
-        return self._finish(pending, observation, Growth(), info)
-
-    def _finish(
-        self,
-        pending: Pending,
-        observation: dict[str, np.ndarray],
-        growth: Growth,
-        info: dict[str, Any],
-        tracked: TrackResult | None = None,
-    ) -> Step:
-        drift = 0.0 if tracked is None else tracked.translation + tracked.rotation / 90
-        result = self.task.evaluate(self._context(observation, growth, drift))
-        info |= judging.report(result)
-        if self.timings:
-            info["seconds"] = pending.watch.report()
-        if self.block_collisions:
-            info["blocked"] = dict(pending.blocked)
-        self._frames = list(observation["frames"].copy())
-        # The task truncates what has become mush; the time limit is TimeLimit's, which gym.make adds.
-        return observation, result.reward, result.terminated, result.truncated, info
-
-    def _open_judge(self, options: dict[str, Any]) -> SimJudge | None:
-        wanted = self._judges or self.task.wants_judge
-        return SimJudge(options["scene"], self.size) if wanted and "scene" in options else None
+    def _open_judge(self) -> SimJudge | None:
+        wanted = self.wants_judge or self.task.wants_judge
+        return SimJudge(self.scene, self.size) if wanted and self.scene is not None else None
 
     def _context(self, observation: dict[str, np.ndarray], growth: Growth, drift: float) -> TaskContext:
-        state, judge = self.world.state, self.judge
-        return TaskContext(
-            c2w=state.c2w.numpy().copy(),
-            start_c2w=state.start_c2w.numpy().copy(),
-            frame=observation["frames"][-1].copy(),
-            start_frame=state.keyframes[0].frame.numpy().copy(),
-            growth_points=growth.added,
-            growth_area=growth.area,
-            known_share=float(observation["known"].mean() / 255),
-            drift=drift,
-            frontier_distance=frontier_distance(state) if self.task.wants_frontier else None,
-            seen_cells=None if judge is None else judge.cells(observation["pose"]),
-            judge=judge,
-            np_random=self.np_random,
-        )
+        state, frontier = self.world.state, self.task.wants_frontier
+        return contract.task_context(state, observation, growth, drift, self.judge, self.np_random, frontier)
+
+    @contextlib.contextmanager
+    def _unchanged_on_error(self) -> Iterator[None]:
+        kept = {**vars(self), "_np_random": copy.deepcopy(self._np_random)}
+        try:
+            yield
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(kept)
+            raise

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from spatia_env.checks import as_real_array
 from spatia_env.errors import ImageError, PoseError
+from spatia_env.io.validation import as_real_array
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 64_000_000

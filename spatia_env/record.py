@@ -10,8 +10,8 @@ import tyro
 from tqdm import tqdm
 
 from spatia_env.actions import PRESETS, preset
-from spatia_env.checks import near_miss
 from spatia_env.errors import ActionError
+from spatia_env.io.validation import near_miss
 from spatia_env.recording import RecordEpisodes
 from spatia_env.wrappers import RecordClips
 

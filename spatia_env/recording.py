@@ -17,8 +17,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.utils import RecordConstructorArgs
 
-from spatia_env.checks import check_keys
 from spatia_env.errors import ActionError
+from spatia_env.io.validation import check_keys
 
 FORMAT = "spatia-episode/1"
 _DELTAS = ("memory", "slam", "events")

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 
 from spatia_env import wire
-from spatia_env.batching import Pending
 from spatia_env.durable import load_env, request_to_plain, save_env
 from spatia_env.errors import SpatiaError
-from spatia_env.vector import StagedEnv
+from spatia_env.models.clip_source import Pending
+from spatia_env.vector.sync import StagedEnv
 
 _PR_SET_PDEATHSIG = 1
 

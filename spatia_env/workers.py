@@ -23,13 +23,13 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 from spatia_env import errors, wire
-from spatia_env.autoreset import Outcome, WorldsVectorEnv
-from spatia_env.batching import generate_clips
 from spatia_env.durable import request_from_plain
 from spatia_env.env import SpatiaEnv
 from spatia_env.errors import ActionError, WorkerError
-from spatia_env.inputs import check_reset_options
-from spatia_env.vector import _checked, _limited, base_action, view_env
+from spatia_env.models.clip_source import generate_clips
+from spatia_env.vector.base import Outcome, WorldsVectorEnv
+from spatia_env.vector.sync import _checked, _limited, base_action, view_env
+from spatia_env.world.reset import check_reset_options
 
 START_SECONDS = 300.0
 """A worker has so long to load its networks and make its worlds, beyond the timeout of a step."""

@@ -12,9 +12,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from spatia_env.actions import decode_action
-from spatia_env.poses import path_of_twist
-from spatia_env.spaces import EventText, PathBox
+from spatia_env.actions import EventText, PathBox, decode_action
+from twists import path_of_twist
 
 T, H, W = 3, 40, 48
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from spatia_env.model.convert import ConvertConfig, convert
-from spatia_env.model.parity_fixtures import Fixtures
+from parity.fixtures import Fixtures
+from spatia_env.models.wan.convert import ConvertConfig, convert
 
 PARITY = Path(__file__).parent / "data" / "parity"
 FIXTURES = Fixtures(PARITY)

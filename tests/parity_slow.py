@@ -15,7 +15,7 @@ from diffusers import UniPCMultistepScheduler
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from spatia_env.model.parity_fixtures import Fixtures
+from parity.fixtures import Fixtures
 
 DIT = {
     "dim": 48, "in_dim": 6, "ffn_dim": 80, "out_dim": 6, "text_dim": 16, "freq_dim": 24, "eps": 1e-6,

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from spatia_env.cameras import pixel_rays
+from spatia_env.geometry import pixel_rays
 
 
 def room_view(c2w: Tensor, K: Tensor, height: int, width: int, half=(2.0, 2.5, 1.4)) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,8 @@ import torch
 
 from spatia_env import actions
 from spatia_env.errors import ActionError, PoseError, PromptError, SpatiaError
-from spatia_env.poses import path_of_twist, se3_exp
+from spatia_env.geometry import se3_exp
+from twists import path_of_twist
 
 ZERO = np.zeros(6, np.float32)
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from spatia_env.adapters import as_sb3, split_infos
 from spatia_env.errors import ActionError
-from spatia_env.vector import SpatiaVectorEnv
+from spatia_env.vector.sb3 import as_sb3, split_infos
+from spatia_env.vector.sync import SpatiaVectorEnv
 from untrained import write_untrained
 
 

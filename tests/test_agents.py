@@ -53,8 +53,8 @@ def test_scripted_paths_stay_within_a_clip(path):
     actions = _agent("scripted").camera_path(path)
     assert actions.ndim == 2 and actions.shape[1] == 6 and np.abs(actions).max() <= 1
     if path == "worldscore":
-        from spatia_env.planning import LIMITS
-        from spatia_env.poses import se3_exp
+        from spatia_env.bench.planning import LIMITS
+        from spatia_env.geometry import se3_exp
 
         pose = np.eye(4)
         for camera in actions:

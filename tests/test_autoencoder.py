@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from spatia_env.model.autoencoder import REST_OF_LIGHT, SHARE_SLOPE, TinyAutoencoder
+from spatia_env.models.autoencoder import REST_OF_LIGHT, SHARE_SLOPE, TinyAutoencoder
 
 HEIGHT, WIDTH = 32, 48
 
@@ -69,7 +69,7 @@ def test_light_is_a_gain_of_the_render(network, seen):
 def test_learning_shows_the_same_pictures_and_its_slope_is_that_of_a_plain_sigmoid(
     network, seen, monkeypatch
 ):
-    monkeypatch.setattr("spatia_env.model.precision.knows_bfloat16", lambda: False)
+    monkeypatch.setattr("spatia_env.models.autoencoder.knows_bfloat16", lambda: False)
     answer(network, share=1.2)
     learning, share, *_ = network.decode_parts(*seen)
     with torch.no_grad():

@@ -10,7 +10,7 @@ from spatia_env.bench.figures import FIGURES, figures_of
 from spatia_env.bench.players import EnvPlayer, Players
 from spatia_env.bench.report import check_results
 from spatia_env.bench.rows import ROWS
-from spatia_env.model.checkpoints import PACKAGED
+from spatia_env.models.loading import PACKAGED
 from untrained import write_untrained
 
 SCENE = 10001

@@ -6,7 +6,7 @@ import torch
 
 from rooms import room_view
 from spatia_env.bench import episodes
-from spatia_env.cameras import intrinsics_from_fov, invert_se3, look_at, path_from_twist
+from spatia_env.geometry import intrinsics_from_fov, invert_se3, look_at, path_from_twist
 from spatia_env.sim.scenes import SimScene
 
 SCENE = 10001
@@ -87,7 +87,7 @@ def test_observed_pixels_have_the_colour_of_the_start_picture(walk):
     """Warped by the truth, the start picture agrees where `observed` says so, and nowhere near as well elsewhere."""
     frame = 16
     rgb = torch.from_numpy(walk.frames[:1]).movedim(-1, 1).float()
-    from spatia_env.slam.cues import warp_grid
+    from spatia_env.slam.depth_network import warp_grid
 
     grid, _ = warp_grid(
         torch.from_numpy(walk.depth[frame])[None],

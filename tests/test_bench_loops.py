@@ -14,8 +14,8 @@ from spatia_env.bench.episodes import generator, record
 from spatia_env.bench.floors import OraclePlayer
 from spatia_env.bench.loops import score_drift, score_loop, score_revisit
 from spatia_env.bench.truths import Truths
-from spatia_env.cameras import invert_se3
 from spatia_env.errors import ActionError
+from spatia_env.geometry import invert_se3
 from spatia_env.sim.scenes import SimScene
 
 SCENE = 10003

@@ -12,8 +12,8 @@ from spatia_env.bench.matching import Localiser, interpolation_smoothness, match
 from spatia_env.bench.metrics import pose_errors
 from spatia_env.bench.paths import WS_UNIT
 from spatia_env.bench.ws_static import estimator_of
-from spatia_env.cameras import path_from_twist
 from spatia_env.errors import ActionError
+from spatia_env.geometry import path_from_twist
 from spatia_env.sim.scenes import SimScene
 
 SCENE = 10003

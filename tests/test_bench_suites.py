@@ -15,7 +15,7 @@ from spatia_env.bench.quality import Context, score_frames, score_rest
 from spatia_env.bench.rows import ROWS
 from spatia_env.errors import ActionError
 from spatia_env.sim.scenes import SimScene
-from spatia_env.slam.geometry import Geometry
+from spatia_env.slam.depth_network import Geometry
 
 SCENE = 10001
 SIZE = (48, 64)
@@ -140,7 +140,7 @@ def test_rest_sees_slow_drift_that_steps_hide():
 
 
 def test_every_event_is_asked_for_once_and_endings_follow_their_conditions():
-    from spatia_env.vocabulary import EVENT_NAMES, event, phrasings
+    from spatia_env.events.vocabulary import EVENT_NAMES, event, phrasings
 
     tasks = event_tasks.tasks()
     names = [task.name for task in tasks if task.events]
@@ -195,7 +195,7 @@ def test_a_walk_of_true_frames_holds_no_false_events():
 
 
 def test_hard_tasks_differ_between_scenes_and_use_no_wording_of_training():
-    from spatia_env.vocabulary import EVENT_NAMES, phrasings
+    from spatia_env.events.vocabulary import EVENT_NAMES, phrasings
 
     trained = {text for name in EVENT_NAMES for text in phrasings(name, "train")}
     for split, scenes in (("dev", range(10_000, 10_012)), ("test", range(20_000, 20_012))):

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spatia_env.cases import read_case, read_w2c, write_poses
 from spatia_env.errors import CaseError
-from spatia_env.poses import invert, path_of_twist
+from spatia_env.geometry import invert_se3
+from spatia_env.release.case import read_case, read_w2c, write_poses
+from twists import path_of_twist
 
 H, W = 60, 96
 
@@ -25,7 +26,7 @@ def write_case(folder, num_poses: int) -> np.ndarray:
     first = path_of_twist(np.array([1, 2, 3, 0.1, 0.2, 0.3]), 1)
     moves = path_of_twist(np.array([0.3, 0, 0.6, 0, 0.5, 0]), num_poses - 1)
     c2w = np.concatenate([first, first @ moves])
-    write_poses(folder / "w2c.txt", invert(c2w))
+    write_poses(folder / "w2c.txt", invert_se3(c2w))
     (folder / "intrinsics.txt").write_text("[0.8246414596970016 1.4608655677087053 0.499 0.5008]")
     (folder / "prompt.txt").write_text("A bright kitchen.\nThe camera turns to the window.")
     return c2w
@@ -47,7 +48,7 @@ def test_reads_the_official_layout(folder):
 
 def test_w2c_round_trip_is_exact_enough_to_chain(folder, tmp_path):
     c2w = read_w2c(folder / "w2c.txt")
-    write_poses(tmp_path / "again.txt", invert(c2w))
+    write_poses(tmp_path / "again.txt", invert_se3(c2w))
     np.testing.assert_allclose(read_w2c(tmp_path / "again.txt"), c2w, atol=1e-12)
 
 

@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 import torch
+from spatia_env.io.ply import write_ply
+from spatia_env.io.point_cloud import PointCloud
+from spatia_env.memory.point_map import SceneMemory
 
-from spatia_env.cameras import intrinsics_from_fov, look_at
-from spatia_env.clouds import open_cloud
 from spatia_env.errors import ActionError, WorldFormatError, WorldIOError, WorldTooLargeError
-from spatia_env.inputs import check_reset_options, is_cloud
-from spatia_env.memory.cloud import PointCloud
+from spatia_env.geometry import intrinsics_from_fov, look_at
 from spatia_env.memory.export import export
 from spatia_env.memory.keyframes import Keyframe
-from spatia_env.memory.ply import write_ply
-from spatia_env.memory.scene import SceneMemory
+from spatia_env.world.reset import check_reset_options, is_cloud
+from spatia_env.world.starts import open_cloud
 
 SIZE = (32, 48)
 K = intrinsics_from_fov(60, *SIZE)

@@ -9,13 +9,12 @@ import pytest
 import torch
 from PIL import Image
 from scipy.spatial.transform import Rotation
+from spatia_env.io.colmap import ColmapImage, quaternion, read_colmap, rotation_of, write_colmap
+from spatia_env.io.ply import read_ply
 
 from maps import HEIGHT, WIDTH, K, keyframes_of, map_of_points
 from spatia_env.errors import SpatiaError, WorldFormatError, WorldIOError, WorldTooLargeError
-from spatia_env.memory.cloud import PointCloud
-from spatia_env.memory.colmap import quaternion, rotation_of
-from spatia_env.memory.export import to_opengl, transforms
-from spatia_env.memory.storage import ColmapImage, export, read_colmap, read_ply, read_points, write_colmap
+from spatia_env.memory.export import export, read_points, to_opengl, transforms
 
 LENS = K.double().numpy()
 
@@ -38,7 +37,7 @@ def model(memory, tmp_path):
         ColmapImage(f"{i}.png", k.c2w.double().numpy(), LENS * [[i + 1], [i + 1], [1]], (HEIGHT, WIDTH))
         for i, k in enumerate(keyframes_of([0.1, 1.0, 2.0]))
     ]
-    write_colmap(folder, images, PointCloud.of_memory(memory))
+    write_colmap(folder, images, memory.to_cloud())
     return folder, images
 
 
@@ -61,8 +60,8 @@ def test_a_model_comes_back(model, memory):
     for mine, theirs in zip(images, read.images, strict=True):
         assert np.allclose(mine.c2w, theirs.c2w, atol=1e-6) and np.allclose(mine.K, theirs.K)
         assert mine.size == theirs.size
-    assert read.cloud.position.tobytes() == PointCloud.of_memory(memory).position.tobytes()
-    assert read.cloud.colour.tobytes() == PointCloud.of_memory(memory).colour.tobytes()
+    assert read.cloud.position.tobytes() == memory.to_cloud().position.tobytes()
+    assert read.cloud.colour.tobytes() == memory.to_cloud().colour.tobytes()
 
 
 def test_a_point_is_seen_where_colmap_projects_it(model):
@@ -78,7 +77,7 @@ def test_a_point_is_seen_where_colmap_projects_it(model):
 
 def test_equal_cameras_are_written_once(memory, tmp_path):
     image = ColmapImage("a.png", np.eye(4), LENS, (HEIGHT, WIDTH))
-    write_colmap(tmp_path, [image, image], PointCloud.of_memory(memory))
+    write_colmap(tmp_path, [image, image], memory.to_cloud())
     assert len((tmp_path / "cameras.txt").read_text().splitlines()) == 2
 
 

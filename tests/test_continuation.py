@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from spatia_env.cameras import intrinsics_from_fov, look_at, path_from_twist, pixel_rays
 from spatia_env.env import SpatiaEnv
-from spatia_env.model.autoencoder import TinyAutoencoder
-from spatia_env.slam.continuation import (
+from spatia_env.geometry import intrinsics_from_fov, look_at, path_from_twist, pixel_rays
+from spatia_env.models.autoencoder import TinyAutoencoder
+from spatia_env.slam.depth_network import Geometry
+from spatia_env.slam.plane_extrapolation import (
     CONTINUED_PLANES,
     Bound,
     continue_surfaces,
@@ -15,7 +16,6 @@ from spatia_env.slam.continuation import (
     first_met,
     follow_surfaces,
 )
-from spatia_env.slam.geometry import Geometry
 from spatia_env.slam.planes import Plane
 
 H, W, T = 60, 80, 3

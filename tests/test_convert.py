@@ -10,18 +10,18 @@ from safetensors.torch import load_file, save_file
 
 import official_models as tiny
 from spatia_env.errors import CheckpointError
-from spatia_env.model.convert import ConvertConfig, convert
-from spatia_env.model.folders import check_folder, load_module
-from spatia_env.model.keymaps import (
+from spatia_env.models.transformer import SpatiaTransformer3DModel
+from spatia_env.models.wan.convert import ConvertConfig, convert
+from spatia_env.models.wan.folders import check_folder, load_module
+from spatia_env.models.wan.keymaps import (
     autoencoder_name,
     lora_layers,
     rename,
     text_encoder_name,
     transformer_name,
 )
-from spatia_env.model.sizes import autoencoder_config, text_encoder_config, transformer_config
-from spatia_env.model.sources import declared_hash, read_plain_pickle, sha256
-from spatia_env.model.transformer import SpatiaTransformer3DModel
+from spatia_env.models.wan.sizes import autoencoder_config, text_encoder_config, transformer_config
+from spatia_env.models.wan.sources import declared_hash, read_plain_pickle, sha256
 
 
 @pytest.fixture()
@@ -114,7 +114,7 @@ def test_half_precision_keeps_norms_and_times_in_float32(released):
 
 
 def test_large_parts_are_sharded(released, monkeypatch):
-    monkeypatch.setattr("spatia_env.model.convert.SHARD_BYTES", 400_000)
+    monkeypatch.setattr("spatia_env.models.wan.convert.SHARD_BYTES", 400_000)
     convert(released)
     assert len(list((released.out / "transformer").glob("*-of-0000*.safetensors"))) > 2
     model = load_module(SpatiaTransformer3DModel, released.out / "transformer", "transformer")

@@ -10,7 +10,7 @@ from spatia_env.bench import detectors
 from spatia_env.bench.detector_check import Sample, simulate
 from spatia_env.bench.detectors import detect, detect_all
 from spatia_env.errors import PromptError
-from spatia_env.vocabulary import EVENT_NAMES
+from spatia_env.events.vocabulary import EVENT_NAMES
 
 SIZE = (112, 96)
 

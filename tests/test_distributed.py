@@ -7,8 +7,8 @@ import pytest
 ray = pytest.importorskip("ray")
 
 from spatia_env.bench.ray_kills import RayKillsConfig, run_ray_kills  # noqa: E402
-from spatia_env.distributed import RayVectorEnv  # noqa: E402
 from spatia_env.errors import WorkerError  # noqa: E402
+from spatia_env.vector.ray import RayVectorEnv  # noqa: E402
 from untrained import write_untrained  # noqa: E402
 
 pytestmark = [

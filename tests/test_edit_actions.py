@@ -5,11 +5,11 @@ import json
 import gymnasium as gym
 import numpy as np
 import pytest
+from spatia_env.io.point_cloud import PointCloud
 
 from maps import grid_points, map_of_points, same_map
-from spatia_env.edit_actions import EDITS, EditActions
 from spatia_env.errors import ActionError, PromptError
-from spatia_env.memory.cloud import PointCloud
+from spatia_env.wrappers import EDITS, EditActions
 from untrained import write_untrained
 
 CUBE = PointCloud.of_rows(map_of_points(grid_points((0, 0, 0), (0.2, 0.2, 0.2))).points())

@@ -6,26 +6,25 @@ import math
 import numpy as np
 import pytest
 import torch
+from spatia_env.io.point_cloud import PointCloud
+from spatia_env.memory.point_map import SceneMemory
 
 from maps import HEIGHT, WIDTH, K, clip_at, keyframes_of, map_of_points, room_map, same_map
 from spatia_env.errors import EditError, WorldFullError, WorldTooLargeError
-from spatia_env.memory.cloud import PointCloud
 from spatia_env.memory.editing import (
-    Box,
-    Click,
     EditHistory,
-    Mask,
     extract,
     freeze,
     insert,
     move,
     recolor,
     remove,
+    repaint,
     revert,
     rotate,
+    stale,
 )
-from spatia_env.memory.repainting import repaint, stale
-from spatia_env.memory.scene import SceneMemory
+from spatia_env.memory.regions import Box, Click, Mask
 from tests.tables import BOX, EYE, LENS, SIZE, assert_sound, one_point, pixel_of, shifted, table
 
 

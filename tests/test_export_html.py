@@ -7,11 +7,11 @@ import re
 import gymnasium as gym
 import numpy as np
 import pytest
+from spatia_env.io.video import read_video
 
-from spatia_env import export_html
 from spatia_env.errors import ActionError, WorldFormatError
-from spatia_env.export_html import Episode, Happening
-from spatia_env.video import read_video
+from spatia_env.viewer import export_html
+from spatia_env.viewer.export_html import Episode, Happening
 from spatia_env.wrappers import RecordClips
 
 HOSTILE = "</script><script>window.__pwned=1</script><img src=x onerror=alert(1)>"

@@ -4,10 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from spatia_env import falling
-from spatia_env.cameras import intrinsics_from_fov, look_at, path_from_twist
-from spatia_env.model.autoencoder import TinyAutoencoder
-from spatia_env.model.places import FALLING_CHANNELS, falling_in_view, place_planes, with_falling
+from spatia_env.geometry import intrinsics_from_fov, look_at, path_from_twist
+from spatia_env.models import spatial_conditioning as particles
+from spatia_env.models.autoencoder import TinyAutoencoder
+from spatia_env.models.spatial_conditioning import (
+    FALLING_CHANNELS,
+    falling_in_view,
+    place_planes,
+    with_falling,
+)
 from spatia_env.sim.scenes import SimScene
 
 HEIGHT, WIDTH = 64, 96
@@ -44,7 +49,7 @@ def test_covered_pixels_are_those_of_the_slow_way(view):
     radii = rng.uniform(0.001, 0.2, 40)
     depth = rng.uniform(0.5, 4, (HEIGHT, WIDTH)) * (rng.random((HEIGHT, WIDTH)) < 0.8)
     two, depths = path[[0, 7]].double().numpy(), np.stack([depth, depth[::-1]])
-    fast = falling.covered(np.stack([centres, centres + 0.1]), radii, two, K.double().numpy(), depths)
+    fast = particles.covered(np.stack([centres, centres + 0.1]), radii, two, K.double().numpy(), depths)
     assert 0.02 < fast.mean() < 0.9
     for shown, moved, pose, hides in zip(fast, (centres, centres + 0.1), two, depths, strict=True):
         np.testing.assert_array_equal(shown, slow_covered(moved, radii, pose, K.double().numpy(), hides))
@@ -52,12 +57,12 @@ def test_covered_pixels_are_those_of_the_slow_way(view):
 
 def test_flakes_stay_in_the_world_and_drift(view):
     eye = np.array([0.3, -1.0, 1.5])
-    here, beside = falling.flakes(eye, 2.0), falling.flakes(eye + [0.4, 0.1, 0.0], 2.0)
+    here, beside = particles.flakes(eye, 2.0), particles.flakes(eye + [0.4, 0.1, 0.0], 2.0)
     # All but those at the edges of the box are the same flakes.
     same = (np.abs(here - beside) < 1e-9).all(1)
-    assert same.mean() > 0.8 and np.abs(here - eye).max() <= falling.FLAKE_BOX.max() / 2
-    later = falling.flakes(eye, 2.1) - here
-    moved = np.abs(later - 0.1 * falling.FLAKE_DRIFT).max(1) < 1e-9
+    assert same.mean() > 0.8 and np.abs(here - eye).max() <= particles.FLAKE_BOX.max() / 2
+    later = particles.flakes(eye, 2.1) - here
+    moved = np.abs(later - 0.1 * particles.FLAKE_DRIFT).max(1) < 1e-9
     assert moved.mean() > 0.9
 
 
@@ -74,7 +79,7 @@ def test_snow_of_the_simulator_falls_where_the_planes_say():
             scene.advance()
             shots.append(scene.render(pose.numpy(), HEIGHT, WIDTH))
     depth = np.stack([shot.depth for shot in shots])
-    planes = falling.falling_planes(path.numpy(), c2w.numpy(), K, depth, 1)
+    planes = particles.falling_planes(path.numpy(), c2w.numpy(), K, depth, 1)
     np.testing.assert_array_equal(planes[0], np.stack([shot.dynamic for shot in shots]))
     assert 0.01 < planes[0].mean() < 0.2
 
@@ -91,7 +96,7 @@ def test_balls_of_the_simulator_fall_where_the_planes_say():
             shots.append(scene.render(c2w.numpy(), HEIGHT, WIDTH).dynamic)
     depth = np.broadcast_to(still, (8, HEIGHT, WIDTH))
     path = np.broadcast_to(c2w.numpy(), (8, 4, 4))
-    planes = falling.falling_planes(path, c2w.numpy(), K, depth, 0)
+    planes = particles.falling_planes(path, c2w.numpy(), K, depth, 0)
     for shown, told in zip(shots[:5], planes[1], strict=False):
         assert shown.mean() > 0.01
         assert (shown & told).sum() > 0.8 * shown.sum()

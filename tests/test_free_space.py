@@ -3,10 +3,9 @@
 import math
 
 import torch
+from spatia_env.memory.visibility import MARGIN, seen_through
 
-from spatia_env.cameras import intrinsics_from_fov, look_at
-from spatia_env.memory.carving import MARGIN
-from spatia_env.memory.free_space import seen_through
+from spatia_env.geometry import intrinsics_from_fov, look_at
 from spatia_env.memory.keyframes import Keyframe
 
 HEIGHT, WIDTH = 18, 26

@@ -1,13 +1,13 @@
 """The gallery: its films, its record, its page and its limits; all pieces on the real model are slow."""
 
+import gallery
 import numpy as np
 import pytest
+from gallery import Entry, GalleryConfig, Piece, files, layout
+from gallery.layout import Film, Row
 from PIL import Image
 
-from spatia_env import gallery
 from spatia_env.errors import ActionError, WorldFormatError
-from spatia_env.gallery import Entry, GalleryConfig, Piece, files, layout
-from spatia_env.gallery.layout import Film, Row
 
 
 def film_of(*values: int, size: tuple[int, int] = (8, 12)) -> np.ndarray:
@@ -81,7 +81,7 @@ class Stopped(Exception):
 
 
 def test_a_run_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
-    from spatia_env.gallery import pieces, studio
+    from gallery import pieces, studio
 
     made = []
 
@@ -128,7 +128,7 @@ def test_what_is_too_large_damaged_or_unknown_is_refused(tmp_path):
 
 @pytest.mark.slow
 def test_every_piece_is_made_on_the_real_model(tmp_path, capsys):
-    from spatia_env.gallery.pieces import PIECES
+    from gallery.pieces import PIECES
 
     config = ["--out", str(tmp_path), "--size", "64", "64", "--clips", "4"]
     assert gallery.main(config) == 0

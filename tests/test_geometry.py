@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from spatia_env.cameras import intrinsics_from_fov, invert_se3, look_at, path_from_twist, project, unproject
 from spatia_env.errors import ActionError
-from spatia_env.slam import cues as cue
-from spatia_env.slam.geometry import (
+from spatia_env.geometry import intrinsics_from_fov, invert_se3, look_at, path_from_twist, project, unproject
+from spatia_env.slam import depth_network as cue
+from spatia_env.slam.depth_network import (
     DYNAMIC_THRESHOLD,
     LEAST_CONFIDENCE,
     Geometry,

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from spatia_env.hearing import (
+from spatia_env.events.classifier import (
     ELSEWHERE,
     OTHERS,
     VECTORS,
@@ -17,9 +17,15 @@ from spatia_env.hearing import (
     recognise,
     understand,
 )
-from spatia_env.ledger import listen
-from spatia_env.train.hearing import HearingConfig, dev_figures, known_sentences, train_hearing, vectors_of
-from spatia_env.vocabulary import EVENT_NAMES, EVENTS, lookup, phrasings, wordings
+from spatia_env.events.log import listen
+from spatia_env.events.vocabulary import EVENT_NAMES, EVENTS, lookup, phrasings, wordings
+from spatia_env.train.event_classifier import (
+    HearingConfig,
+    dev_figures,
+    known_sentences,
+    train_hearing,
+    vectors_of,
+)
 
 
 def _standing(event):
@@ -108,7 +114,7 @@ def test_vectors_are_written_for_the_sentences_at_hand(tmp_path, monkeypatch):
         "events": {"fog": ["fog rolls in slowly"]}, "elsewhere": ["a hen lays an egg"], "denials": ["there is no fog"]
     }  # fmt: skip
     few["dev"]["events"]["fog_ends"] = ["the fog clears up"]
-    monkeypatch.setattr("spatia_env.train.hearing.wordings", lambda: few)
+    monkeypatch.setattr("spatia_env.train.event_classifier.wordings", lambda: few)
     figures = train_hearing(HearingConfig(tmp_path / "hearing.safetensors"))
     assert figures["sentences"] == len(known_sentences()) and figures["events_heard"] == 1.0
     loaded = Recogniser.load(tmp_path / "hearing.safetensors")

@@ -6,7 +6,7 @@ import torch
 
 from maps import HEIGHT, WIDTH, K, grid_points, map_of_points, room_map, view_at
 from spatia_env.memory import rendering
-from spatia_env.memory.holes import Render, _close_holes_reference, close_holes
+from spatia_env.memory.rendering import Render, _close_holes_reference, close_holes
 
 
 def picture(known, depth=2.0):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from spatia_env.errors import ActionError, PoseError, PromptError, SeedError, SpatiaError
-from spatia_env.inputs import check_reset_options, check_seed
+from spatia_env.world.reset import check_reset_options, check_seed
 
 IMAGE = np.zeros((20, 30, 3), np.uint8)
 

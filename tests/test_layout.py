@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from rooms import room_view
-from spatia_env.cameras import intrinsics_from_fov, look_at, path_from_twist, pixel_rays, unproject
-from spatia_env.slam.geometry import Geometry
-from spatia_env.slam.layout import continue_planes
+from spatia_env.geometry import intrinsics_from_fov, look_at, path_from_twist, pixel_rays, unproject
+from spatia_env.slam.depth_network import Geometry
+from spatia_env.slam.plane_labels import continue_planes
 from spatia_env.slam.planes import Plane, find_planes, plane_depth
 
 H, W, T = 48, 64, 2

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from spatia_env.train.lighting import relight, render_loss
+from spatia_env.train.relighting_loss import relight, render_loss
 
 HEIGHT, WIDTH = 64, 96
 

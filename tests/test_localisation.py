@@ -1,35 +1,28 @@
 """SLAM of a clip on the analytic room: drift that goes on, loops that close, points that move with them."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
+from spatia_env.memory.deformation import one_per_voxel, warp_steps
+from spatia_env.memory.point_map import SceneMemory
 
 from maps import room_map, same_map
 from rooms import room_view
-from spatia_env.cameras import (
-    intrinsics_from_fov,
-    invert_se3,
-    look_at,
-    path_from_twist,
-    pose_error,
-    se3_exp,
-)
-from spatia_env.localisation import close_loop, locate, spread_correction
+from spatia_env.geometry import intrinsics_from_fov, invert_se3, look_at, path_from_twist, pose_error, se3_exp
 from spatia_env.memory.keyframes import Keyframe
-from spatia_env.memory.scene import SceneMemory
-from spatia_env.memory.warping import one_per_voxel, warp_steps
-from spatia_env.slam.geometry import Geometry
+from spatia_env.memory.map import Map
+from spatia_env.slam.depth_network import Geometry
+from spatia_env.slam.pipeline import Slam, close_loop, spread_correction
 from spatia_env.slam.tracking import TrackResult
-from spatia_env.world import World, WorldState
+from spatia_env.world.state import WorldState
+from spatia_env.world.world import World
 
 T, H, W = 4, 72, 96
 K = intrinsics_from_fov(60.0, H, W)
 DRIFT = torch.tensor([0.02, 0.0, 0.0, 0.0, 0.0175, 0.0])
 
 
-def understand(rgb, poses, view):
+def understand(rgb, poses, K, map_rgb, map_depth, known, ground=None):
     """True depth of the room for poses that are right; nothing moves."""
     depth = room_view(poses, K, H, W)[1]
     return Geometry(depth, torch.ones_like(depth), torch.zeros_like(depth))
@@ -41,18 +34,21 @@ def opened() -> World:
     frame = (rgb[0].movedim(0, -1) * 255).round().byte()
     memory, _ = SceneMemory(voxel=0.02).update(rgb, depth, torch.ones_like(depth), start[None], K, 0)
     keyframe = Keyframe(frame, depth[0].half(), start, 0)
-    return World(WorldState(memory, (keyframe,), start, start, K, (H, W), "", frame[None], depth[0], seed=1))
+    seen = Map(memory, (keyframe,), K, (H, W))
+    return World(WorldState(seen, start, start, "", frame[None], depth[0], seed=1))
 
 
 def play(world: World, path: torch.Tensor, true: torch.Tensor, track_poses: bool = True):
     rgb = room_view(true, K, H, W)[0]
     view = world.render(path)
-    located = locate(world.state, rgb, path, view, understand, track_poses, extend_planes=False)
     frames = (rgb.movedim(1, -1) * 255).round().byte()
-    remember = World(located.state).remember
-    weight = located.geometry.confidence
-    after, _ = remember(frames, located.geometry.depth, weight, located.tracked.c2w, located.view, write=True)
-    world.state = dataclasses.replace(after, c2w=path[-1])
+    slam = Slam(understand, track=track_poses, extend_planes=False)
+    located = slam(world.state.map, frames, path, view)
+    geometry = located.geometry
+    after, _ = located.map.integrate(
+        frames, geometry.depth, geometry.confidence, located.tracked.c2w, located.view
+    )
+    world.state = world.state.advance(after, frames, geometry.depth[-1], c2w=path[-1])
     return located
 
 
@@ -104,8 +100,9 @@ def test_locating_changes_nothing_and_repeats_to_the_bit():
     world = opened()
     (path, true), *_ = stray_walk(world, 1)
     rgb, view, before = room_view(true, K, H, W)[0], world.render(path), world.state
+    frames = (rgb.movedim(1, -1) * 255).round().byte()
     points = before.memory.points().tobytes()
-    first, second = (locate(before, rgb, path, view, understand) for _ in range(2))
+    first, second = (Slam(understand)(before.map, frames, path, view) for _ in range(2))
     assert before.memory.points().tobytes() == points
     assert torch.equal(first.tracked.c2w, second.tracked.c2w)
     assert torch.equal(first.geometry.depth, second.geometry.depth)
@@ -182,12 +179,12 @@ def test_a_closed_loop_mends_poses_and_map():
     wrong = true @ se3_exp(torch.tensor([0.05, 0.0, 0.0, 0.0, 0.02, 0.0]))
     rgb = room_view(true, K, H, W)[0]
     tracked = TrackResult(wrong, 1.0, 0.0, 0.0, False)
-    seen = state.memory.render(wrong[-1:], K, H, W)
-    closed, found = close_loop(state, rgb, tracked, torch.ones(T, H, W), seen)
+    seen = state.map.render(wrong[-1:])
+    closed, found = close_loop(state.map, rgb, tracked, torch.ones(T, H, W), seen)
     assert found.loop is not None and found.loop <= 2
     assert float(pose_error(found.c2w[-1], start)[0]) < 0.02
     assert found.loop_metres > 0.03
-    assert closed.memory is not state.memory
+    assert closed.points is not state.memory
     assert state.memory.num_points == world.state.memory.num_points
     moved = [
         float((a.c2w - b.c2w).abs().max()) for a, b in zip(closed.keyframes, state.keyframes, strict=True)

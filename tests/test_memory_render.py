@@ -6,13 +6,13 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from rendering_oracle import render_points_reference
+from spatia_env.memory.point_map import SceneMemory
 
 from maps import HEIGHT, WIDTH, K, grid_points, map_of_points, room_map, same_map, view_at
 from rooms import room_colour, room_view
-from spatia_env.cameras import intrinsics_from_fov, invert_se3
+from spatia_env.geometry import intrinsics_from_fov, invert_se3
 from spatia_env.memory.rendering import render_points
-from spatia_env.memory.rendering_oracle import render_points_reference
-from spatia_env.memory.scene import SceneMemory
 
 
 def cloud_in_view(count: int, seed: int):

@@ -7,7 +7,7 @@ import torch
 from rooms import room_view
 from spatia_env.bench import metrics
 from spatia_env.bench.statistics import cluster_bootstrap, median_bootstrap, paired_difference
-from spatia_env.cameras import intrinsics_from_fov, look_at, path_from_twist, unproject
+from spatia_env.geometry import intrinsics_from_fov, look_at, path_from_twist, unproject
 
 HEIGHT, WIDTH = 60, 84
 

@@ -5,18 +5,24 @@ import torch
 
 import official_models as tiny
 from spatia_env.errors import ActionError, CaseError
-from spatia_env.model.official import SpatiaWanPipeline
-from spatia_env.model.pipeline import ClipShape
-from spatia_env.model.rounds import RoundView, decode_film, generate_rounds, plan_rounds
-from spatia_env.model.sampling import SamplerSettings, check_clip_size, from_uint8, generate_clip, to_uint8
-from spatia_env.model.schedulers import (
+from spatia_env.models.pipeline import ClipShape
+from spatia_env.models.wan.autoencoder import latent_frames
+from spatia_env.models.wan.pipeline import SpatiaWanPipeline
+from spatia_env.models.wan.sampling import (
+    SamplerSettings,
+    check_clip_size,
+    from_uint8,
+    generate_clip,
+    to_uint8,
+)
+from spatia_env.models.wan.schedulers import (
     release_euler,
     release_grid,
     release_sigmas,
     release_unipc,
     sample_by_renoising,
 )
-from spatia_env.model.wan_autoencoder import latent_frames
+from spatia_env.release.rounds import RoundView, decode_film, generate_rounds, plan_rounds
 
 HEIGHT, WIDTH = 64, 96
 SHAPE = ClipShape(num_frames=8, num_preceding=5, num_references=2, height=HEIGHT, width=WIDTH, multiple=32)

@@ -14,13 +14,13 @@ from PIL import Image
 import official_models as tiny
 from spatia_env import cli
 from spatia_env.errors import ActionError, CheckpointError, DependencyError
-from spatia_env.model.checkpoints import load_checkpoint
-from spatia_env.model.convert import ConvertConfig
-from spatia_env.model.cost_bench import CostConfig
-from spatia_env.model.levers import LEVERS
-from spatia_env.model.official import SpatiaWanPipeline, official_id
-from spatia_env.model.options import read_options
-from spatia_env.release import ReleaseConfig
+from spatia_env.models.loading import load_checkpoint
+from spatia_env.models.wan.convert import ConvertConfig
+from spatia_env.models.wan.cost_bench import CostConfig
+from spatia_env.models.wan.memory_options import LEVERS
+from spatia_env.models.wan.options import read_options
+from spatia_env.models.wan.pipeline import SpatiaWanPipeline, official_id
+from spatia_env.release.pipeline import ReleaseConfig
 from spatia_env.slam.mapanything import MapAnythingGeometry
 from spatia_env.train.cli import Stage
 from test_release import Wall, case  # noqa: F401 - a fixture
@@ -235,7 +235,7 @@ def test_documented_commands_have_these_options(page, capsys):
             assert str(getattr(parsed, "model", parsed.out)) in MODELS
             checked.add(verb)
         elif command == "python":
-            assert arguments[:2] == ["-m", "spatia_env.model.parity"] and (ROOT / arguments[2]).is_dir()
+            assert arguments[:2] == ["-m", "spatia_env.models.parity"] and (ROOT / arguments[2]).is_dir()
         else:
             assert command in ("pip", "hf")
     assert checked - {"train"} == {"doctor", "convert", "rollout"}

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 import official_models as tiny
+from parity.fixtures import worst
 from spatia_env.errors import ActionError, CheckpointError
-from spatia_env.model.levers import LEVERS, Levers
-from spatia_env.model.official import load_official, official_id
-from spatia_env.model.parity_fixtures import worst
-from spatia_env.model.sampling import SamplerSettings, from_uint8
+from spatia_env.models.wan.memory_options import LEVERS, Levers
+from spatia_env.models.wan.pipeline import load_official, official_id
+from spatia_env.models.wan.sampling import SamplerSettings, from_uint8
 
 
 @pytest.fixture(scope="module")

@@ -3,13 +3,13 @@ import sys
 
 import pytest
 
-from spatia_env import _open3d
 from spatia_env.errors import DependencyError
+from spatia_env.io import mesh as _open3d
 
 
 def test_open3d_loads_without_a_system_libusb():
     code = (
-        "from spatia_env._open3d import import_open3d as load; "
+        "from spatia_env.io.mesh import import_open3d as load; "
         "print(load().geometry.PointCloud().is_empty(), load() is load())"
     )
     result = subprocess.run(

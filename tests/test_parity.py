@@ -8,20 +8,21 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import parity.__main__ as parity_command
+from parity import checks as parity_checks
+from parity.fixtures import Fixtures, worst
 from parity_slow import SlowModel, write_variant
 from spatia_env.errors import CheckpointError
-from spatia_env.model import parity, parity_checks
-from spatia_env.model.parity_fixtures import Fixtures, worst
 
 FIXTURES = Path(__file__).parent / "data" / "parity"
 
 
 @pytest.fixture(scope="module")
 def results():
-    return {result.name: result for result in parity.run_parity(FIXTURES)}
+    return {result.name: result for result in parity_command.run_parity(FIXTURES)}
 
 
-@pytest.mark.parametrize("name", parity.CHECKS)
+@pytest.mark.parametrize("name", parity_command.CHECKS)
 def test_computes_what_the_release_computes(results, name):
     assert results[name].passed, str(results[name])
 
@@ -36,18 +37,18 @@ def small_folder(tmp_path, monkeypatch):
     """A copy that runs in a moment: the rotary tables only, and no manifest entry for the rest."""
     for name in ("rope_128", "rope_tiny"):
         shutil.copy(FIXTURES / f"{name}.safetensors", tmp_path)
-    monkeypatch.setattr(parity, "CHECKS", {"rope": parity_checks.rope})
+    monkeypatch.setattr(parity_command, "CHECKS", {"rope": parity_checks.rope})
     (tmp_path / "MANIFEST.json").write_text("{}")
     return tmp_path
 
 
 def test_a_wrong_number_fails_the_command(small_folder, capsys):
-    assert parity.main([str(small_folder)]) == 0
+    assert parity_command.main([str(small_folder)]) == 0
     path = small_folder / "rope_tiny.safetensors"
     tensors = load_file(path)
     tensors["angle_cos"][0, 0] += 1e-3
     save_file(tensors, path, metadata={"config": json.dumps(Fixtures(FIXTURES).config("rope_tiny"))})
-    assert parity.main([str(small_folder)]) == 1
+    assert parity_command.main([str(small_folder)]) == 1
     assert "FAIL" in capsys.readouterr().out
 
 
@@ -55,15 +56,15 @@ def test_a_fixture_that_does_not_fit_its_config_fails(small_folder, capsys):
     path = small_folder / "rope_tiny.safetensors"
     config = Fixtures(FIXTURES).config("rope_tiny")
     save_file(load_file(path), path, metadata={"config": json.dumps({**config, "h": config["h"] + 1})})
-    assert parity.main([str(small_folder)]) == 1
+    assert parity_command.main([str(small_folder)]) == 1
     del config["f"]
     save_file(load_file(path), path, metadata={"config": json.dumps(config)})
-    assert parity.main([str(small_folder)]) == 1
+    assert parity_command.main([str(small_folder)]) == 1
     assert "does not run: KeyError 'f'" in capsys.readouterr().out
 
 
 def test_a_nan_is_not_a_pass():
-    assert not parity.Result("x", float("nan"), 1.0, "").passed
+    assert not parity_command.Result("x", float("nan"), 1.0, "").passed
     assert worst(torch.zeros(2), torch.zeros(3)) == float("inf")
 
 
@@ -71,11 +72,11 @@ def test_altered_missing_or_foreign_folders_are_refused(small_folder, tmp_path, 
     manifest = {"rope_tiny.safetensors": {"sha256": "0" * 64}}
     (small_folder / "MANIFEST.json").write_text(json.dumps(manifest))
     with pytest.raises(CheckpointError, match="differs from its hash"):
-        parity.check_manifest(small_folder)
+        parity_command.check_manifest(small_folder)
     (small_folder / "MANIFEST.json").write_text(json.dumps({"gone.safetensors": {"sha256": "0"}}))
     with pytest.raises(CheckpointError, match="not a folder of parity fixtures"):
-        parity.check_manifest(small_folder)
-    assert parity.main([str(tmp_path / "nowhere")]) == 2
+        parity_command.check_manifest(small_folder)
+    assert parity_command.main([str(tmp_path / "nowhere")]) == 2
     assert "parity fixtures" in capsys.readouterr().err
 
 
@@ -105,9 +106,9 @@ def test_the_fixture_tells_wrong_implementations_apart(mutation, at_least):
 
 @pytest.mark.slow
 def test_the_command_runs():
-    command = [sys.executable, "-m", "spatia_env.model.parity", str(FIXTURES)]
+    command = [sys.executable, "-m", "spatia_env.models.parity", str(FIXTURES)]
     finished = subprocess.run(command, capture_output=True, text=True, cwd=FIXTURES.parents[2], timeout=300)
-    assert finished.returncode == 0 and finished.stdout.count("pass") == len(parity.CHECKS)
+    assert finished.returncode == 0 and finished.stdout.count("pass") == len(parity_command.CHECKS)
 
 
 def test_the_slow_model_is_the_release_s():
@@ -123,5 +124,5 @@ def test_the_slow_model_is_the_release_s():
 @torch.inference_mode()
 def test_fixtures_of_other_sizes_pass(tmp_path, capsys):
     folder = write_variant(FIXTURES, tmp_path / "variant")
-    assert parity.main([str(folder)]) == 0, capsys.readouterr().out
+    assert parity_command.main([str(folder)]) == 0, capsys.readouterr().out
     assert Fixtures(folder).transformer.config.num_layers == 4

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from spatia_env.slam import patterns
-from spatia_env.slam.patterns import TEXEL, best_shifts, continue_pattern, self_differences
+from spatia_env.slam import texture_synthesis
+from spatia_env.slam.texture_synthesis import TEXEL, best_shifts, continue_pattern, self_differences
 
 H, W = 60, 84
 
@@ -61,7 +61,9 @@ def test_copies_on_a_wall_rather_keep_their_height(monkeypatch):
     free, kept = best_shifts(noise, known), best_shifts(noise, known, 0.05)
     assert max(down for down, _ in kept) < max(down for down, _ in free)
     costs = []
-    monkeypatch.setattr(patterns, "best_shifts", lambda _, __, storey: costs.append(storey) or [(0, 9)])
+    monkeypatch.setattr(
+        texture_synthesis, "best_shifts", lambda _, __, storey: costs.append(storey) or [(0, 9)]
+    )
     seen_at, wanted_at = samples((0, 0), (2, 1)), samples((2, 0), (3, 1))
     for upright in (False, True):
         continue_pattern(seen_at, tiles(seen_at), wanted_at, upright)
@@ -74,10 +76,10 @@ def test_a_frame_that_is_hardly_stranger_than_its_wall_is_left_out_with_its_wind
     seen = np.full((H, W, 3), 0.7, np.float32)
     seen[away < 16], seen[away < 11] = 0.82, 0.2
     known = np.ones((H, W), bool)
-    left_out = patterns._strange(seen, known)
+    left_out = texture_synthesis._strange(seen, known)
     assert left_out[away < 16].all() and not left_out[away > 24].any()
     known[:, 40:] = False
-    assert not patterns._strange(seen, known)[:, 40:].any()
+    assert not texture_synthesis._strange(seen, known)[:, 40:].any()
 
 
 def test_tiles_go_on_in_step():

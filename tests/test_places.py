@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from spatia_env.cameras import intrinsics_from_fov, look_at, path_from_twist
-from spatia_env.model.places import (
+from spatia_env.geometry import intrinsics_from_fov, look_at, path_from_twist, upright
+from spatia_env.models.spatial_conditioning import (
     CELLS,
     FAR,
     PLACE_CHANNELS,
@@ -13,7 +13,6 @@ from spatia_env.model.places import (
     with_preceding,
     without_points,
 )
-from spatia_env.poses import upright
 
 HEIGHT, WIDTH, STRIDE = 64, 96, 16
 

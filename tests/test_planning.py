@@ -4,10 +4,12 @@ from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
+import planning
+import prospects
 import pytest
+import seeking
 
-from spatia_env import planning, prospects, seeking
-from spatia_env.poses import distance_and_angle, se3_exp
+from spatia_env.geometry import distance_and_angle, se3_exp
 from untrained import write_untrained
 
 SIZE = (64, 96)

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from spatia_env.io.mesh import import_open3d
+from spatia_env.io.ply import read_ply, write_ply
+from spatia_env.io.point_cloud import PointCloud
 
-from spatia_env._open3d import import_open3d
 from spatia_env.errors import (
     SpatiaError,
     WorldCorruptError,
@@ -16,8 +18,6 @@ from spatia_env.errors import (
     WorldIOError,
     WorldTooLargeError,
 )
-from spatia_env.memory.cloud import PointCloud
-from spatia_env.memory.storage import read_ply, write_ply
 
 
 def cloud_of(count: int, seed: int = 0) -> PointCloud:
@@ -65,7 +65,7 @@ def test_open3d_reads_what_is_written(tmp_path):
 
 
 def test_large_files_are_read_in_pieces(tmp_path, monkeypatch):
-    from spatia_env.memory import ply
+    from spatia_env.io import ply
 
     monkeypatch.setattr(ply, "_CHUNK", 7)
     write_ply(tmp_path / "a.ply", cloud_of(40))

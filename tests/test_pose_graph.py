@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from spatia_env.cameras import invert_se3, path_from_twist, pose_error, se3_exp
 from spatia_env.errors import PoseError
+from spatia_env.geometry import invert_se3, path_from_twist, pose_error, se3_exp
 from spatia_env.slam.pose_graph import Edge, optimise, se3_log
 
 
@@ -81,7 +81,7 @@ def test_log_undoes_exp():
 
 
 def test_open3d_finds_the_same():
-    from spatia_env._open3d import import_open3d
+    from spatia_env.io.mesh import import_open3d
 
     registration = import_open3d().pipelines.registration
     true, reckoned, edges = noisy_loop(30, 5, noise=0.002)

@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from spatia_env.io.video import write_video
 
 from rooms import room_view
-from spatia_env.cameras import intrinsics_from_fov, look_at, path_from_twist
 from spatia_env.errors import DatasetError, PoseError, PromptError, SpatiaError, VideoError
-from spatia_env.poses import invert
+from spatia_env.geometry import intrinsics_from_fov, invert_se3, look_at, path_from_twist
 from spatia_env.train.posed import camera_files, read_cameras, read_captions, windows, write_cameras
 from spatia_env.train.posed_frames import find_frames, read_planes, read_rows
 from spatia_env.train.posed_geometry import metric_scale, placed, upright
-from spatia_env.video import write_video
 
 H, W, N = 48, 80, 17
 LENS = np.array([0.9, 1.5, 0.5, 0.5])
@@ -83,7 +82,7 @@ def test_the_published_form_is_read(tmp_path):
         f"https://www.youtube.com/watch?v=xyz\n52553000 0.47 0.84 0.5 0.5 0.000000000 0.000000000 {numbers}\n\n"
     )
     video = read_cameras(camera_files(tmp_path)[0])
-    np.testing.assert_allclose(invert(video.c2w)[0, :3], matrix, atol=1e-8)
+    np.testing.assert_allclose(invert_se3(video.c2w)[0, :3], matrix, atol=1e-8)
     assert video.timestamps.tolist() == [52553000]
 
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from spatia_env.model import precision
-from spatia_env.model.autoencoder import TinyAutoencoder
-from spatia_env.model.checkpoints import load_checkpoint
+from spatia_env.models import autoencoder as precision
+from spatia_env.models.autoencoder import TinyAutoencoder
+from spatia_env.models.loading import load_checkpoint
 
 CPU = torch.device("cpu")
 

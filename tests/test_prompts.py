@@ -6,9 +6,9 @@ from torch.nn import functional as F
 
 import official_models as tiny
 from spatia_env.errors import DependencyError, PromptError
-from spatia_env.model import prompts
-from spatia_env.model.convert import ConvertConfig, convert
-from spatia_env.model.prompts import NEGATIVE_PROMPT, UMT5TextEncoder, clean_prompt
+from spatia_env.models.wan import text_encoder
+from spatia_env.models.wan.convert import ConvertConfig, convert
+from spatia_env.models.wan.text_encoder import NEGATIVE_PROMPT, UMT5TextEncoder, clean_prompt
 
 pytest.importorskip("ftfy")
 pytest.importorskip("transformers")
@@ -94,7 +94,7 @@ def test_without_a_cache_nothing_is_written(folder, tmp_path, monkeypatch):
     assert encoder._loaded is not None
     encoder.unload()
     assert encoder._loaded is None
-    assert str(tmp_path) in str(prompts.default_cache())
+    assert str(tmp_path) in str(text_encoder.default_cache())
 
 
 def test_prompts_are_cleaned_as_in_the_release():

@@ -6,15 +6,15 @@ import math
 import numpy as np
 import pytest
 import torch
+from rendering_oracle import render_points_reference
+from spatia_env.memory.frontiers import find_path, frontier, nearest_unseen, seen_space
+from spatia_env.memory.point_map import SceneMemory
 
 from maps import HEIGHT, WIDTH, K, grid_points, keyframes_of, map_of_points, room_map, view_at
 from rooms import room_view
 from spatia_env.errors import ActionError, PoseError
-from spatia_env.memory import lookup
-from spatia_env.memory.exploration import find_path, frontier, nearest_unseen, seen_space
+from spatia_env.memory import point_map as lookup
 from spatia_env.memory.queries import ball, free_distance, occupied, path_free, raycast, visible
-from spatia_env.memory.rendering_oracle import render_points_reference
-from spatia_env.memory.scene import SceneMemory
 
 
 @pytest.fixture(scope="module")

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from spatia_env.io.ply import read_ply
 
-from spatia_env.cameras import invert_se3
 from spatia_env.errors import ActionError, CaseError, CheckpointError
-from spatia_env.memory.ply import read_ply
-from spatia_env.memory.release_renderer import voxel_means
-from spatia_env.model.rounds import Round, plan_rounds
-from spatia_env.release import ReleaseConfig, main, run_release
-from spatia_env.release_world import ReleaseWorld, through_codec
+from spatia_env.geometry import invert_se3
+from spatia_env.release.pipeline import ReleaseConfig, main, run_release
+from spatia_env.release.renderer import voxel_means
+from spatia_env.release.rounds import Round, plan_rounds
+from spatia_env.release.world import ReleaseWorld, through_codec
 from spatia_env.slam.mapanything import Reconstruction
 from test_official import HEIGHT, WIDTH, build
 

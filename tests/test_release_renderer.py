@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from spatia_env.memory import release_renderer
-from spatia_env.memory.release_renderer import render_discs
+from spatia_env.release import renderer
+from spatia_env.release.renderer import render_discs
 
 HEIGHT, WIDTH = 9, 14
 K = torch.tensor([[13.0, 0, 6.2], [0, 12, 5.1], [0, 0, 1]])
@@ -59,7 +59,7 @@ def test_matches_the_obvious_loop(projection, project):
 def test_parts_give_the_same_picture(monkeypatch):
     points, colors = scene()
     whole = render_discs(points, colors, torch.eye(4)[None], K, HEIGHT, WIDTH, 0.4)
-    monkeypatch.setattr(release_renderer, "_FRAGMENTS", 200)
+    monkeypatch.setattr(renderer, "_FRAGMENTS", 200)
     parts = render_discs(points, colors, torch.eye(4)[None], K, HEIGHT, WIDTH, 0.4)
     torch.testing.assert_close(parts, whole)
 

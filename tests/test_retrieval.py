@@ -2,9 +2,15 @@ import pytest
 import torch
 
 import maps
-from spatia_env.cameras import invert_se3
 from spatia_env.errors import ActionError
-from spatia_env.memory.retrieval import match_references, overlap_counts, retrieve, visible_mask, visible_rows
+from spatia_env.geometry import invert_se3
+from spatia_env.release.retrieval import (
+    match_references,
+    overlap_counts,
+    retrieve,
+    visible_mask,
+    visible_rows,
+)
 
 HEIGHT, WIDTH = 10, 16
 K = torch.tensor([[12.0, 0, 7.5], [0, 11, 5.2], [0, 0, 1]])

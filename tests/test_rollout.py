@@ -3,16 +3,18 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from spatia_env.io.images import fit_image
+from spatia_env.io.video import read_video
 
 from contract_env import ContractEnv, T
-from spatia_env import cli, rollout
-from spatia_env.cases import read_case, write_poses
+from spatia_env import cli
 from spatia_env.errors import CaseError
-from spatia_env.pictures import fit_image
-from spatia_env.poses import invert, path_of_twist
-from spatia_env.rollout import RolloutConfig, clips_of, run_rollout
-from spatia_env.video import read_video
+from spatia_env.geometry import invert_se3
+from spatia_env.release import rollout
+from spatia_env.release.case import read_case, write_poses
+from spatia_env.release.rollout import RolloutConfig, clips_of, run_rollout
 from test_cases import write_case
+from twists import path_of_twist
 
 
 @pytest.fixture
@@ -54,7 +56,7 @@ def test_rollout_follows_the_case(tmp_path, made):
     assert summary["frames"] == 9 and summary["steps"] == 3 and summary["points"] == 7
     # The executed poses are those of the case, padding cut off, wherever the environment's world begins.
     poses = np.array([json.loads(line) for line in (out / "poses.txt").read_text().splitlines()])
-    np.testing.assert_allclose(poses, invert(c2w[0]) @ c2w, atol=1e-5)
+    np.testing.assert_allclose(poses, invert_se3(c2w[0]) @ c2w, atol=1e-5)
     assert len(read_video(out / "rollout.mp4")) == 9
     assert made["env"].world.prompts == ["A bright kitchen."] + ["The camera turns to the window."] * 2
     case = read_case(tmp_path / "case")
@@ -101,7 +103,7 @@ def test_rollout_for_real(tmp_path, capsys):
     assert cli.main(["rollout", *arguments]) == 0
     assert "11 frames in 2 clips" in capsys.readouterr().out
     poses = [json.loads(line) for line in (tmp_path / "out" / "poses.txt").read_text().splitlines()]
-    np.testing.assert_allclose(poses, invert(c2w[0]) @ c2w, atol=1e-4)
+    np.testing.assert_allclose(poses, invert_se3(c2w[0]) @ c2w, atol=1e-4)
     film = read_video(tmp_path / "out" / "rollout.mp4")
     assert film.shape == (11, 64, 96, 3)
     # The film begins with the picture of the case.

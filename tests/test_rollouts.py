@@ -7,11 +7,17 @@ import torch
 from spatia_env.env import SpatiaEnv
 from spatia_env.errors import ActionError, CheckpointError
 from spatia_env.train.autoencoder import fresh_autoencoder
-from spatia_env.train.clips import ClipStore, latent_row, read_pixels
 from spatia_env.train.data import DataConfig, EpisodeFile, render_data, to_model
+from spatia_env.train.dataset import ClipStore, latent_row, read_pixels
 from spatia_env.train.encode import encode_episodes
 from spatia_env.train.episodes import EpisodeConfig
-from spatia_env.train.rollouts import RolloutsConfig, decline, make_rollouts, play_episode, shown_by_start
+from spatia_env.train.self_rollouts import (
+    RolloutsConfig,
+    decline,
+    make_rollouts,
+    play_episode,
+    shown_by_start,
+)
 from untrained import write_untrained
 
 H, W, CLIPS = 64, 96, 3

@@ -5,7 +5,15 @@ import itertools
 import pytest
 import torch
 
-from spatia_env.slam.semiglobal import CHANGE, CONTRAST, JUMP, JUMP_SIZE, LEAST_CONTRAST, change_cost, sweeps
+from spatia_env.slam.plane_labels import (
+    CHANGE,
+    CONTRAST,
+    JUMP,
+    JUMP_SIZE,
+    LEAST_CONTRAST,
+    change_cost,
+    sweeps,
+)
 
 
 def _edge(a, b):

@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from spatia_env.errors import DependencyError
-from spatia_env.model import sentences
-from spatia_env.model.sentences import DIM, MAX_TOKENS, SentenceTextEncoder
-from spatia_env.vocabulary import EVENTS, phrasings
+from spatia_env.events.vocabulary import EVENTS, phrasings
+from spatia_env.models import text_encoder
+from spatia_env.models.text_encoder import DIM, MAX_TOKENS, SentenceTextEncoder
 
 ROOM = "a room with a wooden floor and striped walls, with a drum, a table and pictures"
 
@@ -16,7 +16,7 @@ def encoder():
 
 def test_equals_the_reference_implementation(encoder):
     transformers = pytest.importorskip("transformers")
-    reference = transformers.BertModel.from_pretrained(sentences._package_folder()).eval()
+    reference = transformers.BertModel.from_pretrained(text_encoder._package_folder()).eval()
     ids = torch.tensor([encoder._tokenizer.encode("a red ball trundles across").ids])
     with torch.no_grad():
         expected = reference(input_ids=ids).last_hidden_state
@@ -60,6 +60,6 @@ def test_wordings_that_training_never_sees_lie_near_their_event(encoder):
 
 
 def test_without_the_package_the_error_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(sentences.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(text_encoder.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(DependencyError, match="pip install"):
         SentenceTextEncoder()(["a ball"])

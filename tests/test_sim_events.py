@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from spatia_env import vocabulary
+from spatia_env.events import vocabulary
 from spatia_env.sim import activity
 from spatia_env.sim.scenes import SimFrame, SimScene
 

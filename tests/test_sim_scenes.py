@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from spatia_env import cameras
+from spatia_env import geometry
 from spatia_env.errors import ClosedEnvError, PoseError, PromptError, SeedError
 from spatia_env.sim import assets, engine, layout
 from spatia_env.sim.scenes import NAMED_SCENES, SimScene, camera_pose, split_of
@@ -36,7 +36,7 @@ def digest(seeds: tuple[int, ...]) -> str:
 
 def world_points(scene: SimScene, depth: np.ndarray, c2w: np.ndarray) -> np.ndarray:
     K = torch.as_tensor(scene.K(*depth.shape))
-    return cameras.unproject(torch.as_tensor(depth), K, torch.as_tensor(c2w)).numpy()
+    return geometry.unproject(torch.as_tensor(depth), K, torch.as_tensor(c2w)).numpy()
 
 
 def body_named(scene: SimScene, name: str) -> int:
@@ -75,12 +75,12 @@ def test_two_views_agree():
     with SimScene(8) as scene:
         first = scene.initial_c2w
         twist = torch.tensor([0.2, 0.05, 0.3, 0.0, 0.2, 0.0])
-        second = cameras.path_from_twist(torch.as_tensor(first), twist, 1)[0].numpy()
+        second = geometry.path_from_twist(torch.as_tensor(first), twist, 1)[0].numpy()
         a, b = scene.render(first, HEIGHT, WIDTH), scene.render(second, HEIGHT, WIDTH)
         points = world_points(scene, a.depth, first).reshape(-1, 3)
         K = torch.as_tensor(scene.K(HEIGHT, WIDTH))
-        pixels, z = cameras.project(
-            torch.as_tensor(points), cameras.invert_se3(torch.as_tensor(second))[None], K
+        pixels, z = geometry.project(
+            torch.as_tensor(points), geometry.invert_se3(torch.as_tensor(second))[None], K
         )
         u, v = np.floor(pixels[0].numpy()).astype(int).T
         inside = (u >= 0) & (u < WIDTH) & (v >= 0) & (v < HEIGHT) & (z[0].numpy() > 0.1)
@@ -134,7 +134,7 @@ def test_first_cameras_have_room_and_a_view():
             outdoor += scene.plan.outdoor
             assert scene.is_free(c2w[:3, 3], 0.4) and scene.room_ahead(c2w) >= 1.5
             assert 1.2 <= c2w[2, 3] <= 1.6 and abs(c2w[2, 0]) < 1e-6  # no roll
-            cameras.check_rigid(torch.as_tensor(c2w))
+            geometry.check_rigid(torch.as_tensor(c2w))
             depth = scene.render(c2w, 48, 64).depth
             assert depth.min() > 0 and depth.max() < 11 and (depth > 1.2).mean() > 0.85
             assert scene.prompt.startswith(("a room", "a yard"))

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contract_env import ContractEnv, T
+from spatia_env.actions import EventText, PathBox, normalise_text
 from spatia_env.errors import PromptError
-from spatia_env.poses import path_of_twist
-from spatia_env.spaces import EventText, PathBox, normalise_text
-from spatia_env.vocabulary import EVENT_VOCABULARY
+from spatia_env.events.vocabulary import EVENT_VOCABULARY
+from twists import path_of_twist
 
 ALL = [EventText(), EventText(40, ("", "rain", "ça va")), PathBox(5), PathBox(3, batch=(2,))]
 
@@ -101,7 +101,7 @@ def test_event_sample_takes_masks():
 
 def test_event_sample_does_not_depend_on_hash_seed():
     code = (
-        "from spatia_env.spaces import EventText as E; s = E(seed=5); print([s.sample() for _ in range(9)])"
+        "from spatia_env.actions import EventText as E; s = E(seed=5); print([s.sample() for _ in range(9)])"
     )
     runs = [
         subprocess.run(

@@ -3,13 +3,13 @@
 import dataclasses
 
 import torch
+from spatia_env.memory.point_map import SceneMemory
+from spatia_env.memory.visibility import standing
 
 from rooms import room_view
-from spatia_env.cameras import intrinsics_from_fov, look_at
+from spatia_env.geometry import intrinsics_from_fov, look_at
 from spatia_env.memory.keyframes import Keyframe
-from spatia_env.memory.scene import SceneMemory
-from spatia_env.memory.standing import standing
-from spatia_env.world import World, WorldState
+from spatia_env.memory.map import Map
 
 H, W, T = 48, 64, 8
 K = intrinsics_from_fov(60, H, W)
@@ -29,35 +29,37 @@ def clip(column: int, speed: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
     return frames, depth
 
 
-def world() -> World:
+def seen_map() -> Map:
     memory, _ = SceneMemory().update(RGB[None], DEPTH[None], torch.ones(1, H, W), HERE[None], K, step=0)
     frame = (RGB.movedim(0, -1) * 255).round().to(torch.uint8)
     keyframe = Keyframe(frame, DEPTH.half(), HERE, 0)
-    return World(WorldState(memory, (keyframe,), HERE, HERE, K, (H, W), "", frame[None], DEPTH, 1))
+    return Map(memory, (keyframe,), K, (H, W))
 
 
-def watch(scene: World, frames: torch.Tensor, depth: torch.Tensor) -> int:
-    """Take a clip into the world; how many points of the box are in the map then."""
-    view = scene.render(PATH)
-    scene.state, _ = scene.remember(frames, depth, torch.ones_like(depth), PATH, view, write=True)
-    position = scene.memory.points()["position"]
-    return int((abs(position[:, 0] - 0.5) < 0.05).sum())
+def watch(scene: Map, frames: torch.Tensor, depth: torch.Tensor) -> tuple[Map, int]:
+    """Take a clip into the map; and how many points of the box are in it then."""
+    scene, _ = scene.integrate(frames, depth, torch.ones_like(depth), PATH, scene.render(PATH))
+    position = scene.points.points()["position"]
+    return scene, int((abs(position[:, 0] - 0.5) < 0.05).sum())
 
 
 def test_a_thing_that_stops_becomes_map_after_it_has_stood_still_for_two_clips():
-    scene = world()
-    assert watch(scene, *clip(10, speed=3)) == 0  # it arrives
-    assert watch(scene, *clip(31)) == 0  # it stands still for eight views, then for eight more
-    assert watch(scene, *clip(31)) > 100  # and is believed
+    scene = seen_map()
+    scene, seen = watch(scene, *clip(10, speed=3))
+    assert seen == 0  # it arrives
+    scene, seen = watch(scene, *clip(31))
+    assert seen == 0  # it stands still for eight views, then for eight more
+    scene, seen = watch(scene, *clip(31))
+    assert seen > 100  # and is believed
     view = scene.render(PATH)
     assert abs(float(view.depth[-1, 24, 36]) - 1.5) < 0.03
 
 
 def test_what_goes_on_moving_never_does():
-    scene = world()
-    for start in (2, 20, 38):
-        assert watch(scene, *clip(start, speed=2.2)) == 0
-    assert watch(scene, *clip(20, speed=-1.5)) == 0
+    scene = seen_map()
+    for start, speed in ((2, 2.2), (20, 2.2), (38, 2.2), (20, -1.5)):
+        scene, seen = watch(scene, *clip(start, speed=speed))
+        assert seen == 0
 
 
 def test_what_the_mask_keeps_out_does_not_count():

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from spatia_env.memory.point_map import SceneMemory
 
 from maps import clip_at, keyframes_of, room_map
 from saved import assert_same, damage_content
@@ -19,8 +20,9 @@ from spatia_env.errors import (
     WorldIOError,
 )
 from spatia_env.memory import blocks as blk
-from spatia_env.memory import bundle, codecs, database
-from spatia_env.memory.scene import SceneMemory
+from spatia_env.memory import codecs
+from spatia_env.memory import storage as bundle
+from spatia_env.memory import storage as database
 from spatia_env.memory.storage import BundleState, load_bundle, save_bundle, saves
 
 

@@ -7,6 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
+from spatia_env.memory.point_map import SceneMemory
 
 from maps import grid_points, keyframes_of, map_of_points
 from saved import assert_same, damage_content
@@ -18,7 +19,6 @@ from spatia_env.errors import (
     WorldVersionError,
 )
 from spatia_env.memory import codecs
-from spatia_env.memory.scene import SceneMemory
 from spatia_env.memory.storage import BundleState, load_bundle, save_bundle
 
 

@@ -19,7 +19,8 @@ import faults
 from maps import keyframes_of, map_of_points, same_map
 from saved import assert_same
 from spatia_env.errors import SpatiaError, WorldIOError
-from spatia_env.memory import bundle, files
+from spatia_env.io import atomic as files
+from spatia_env.memory import storage as bundle
 from spatia_env.memory.storage import BundleState, load_bundle, save_bundle
 
 traced = pytest.mark.skipif(not faults.available(), reason="children cannot be traced here")

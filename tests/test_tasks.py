@@ -6,9 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spatia_env.errors import ActionError
-from spatia_env.judging import report
-from spatia_env.poses import se3_exp
-from spatia_env.tasks import TASKS, TaskContext, TaskResult, colour_difference, make_task
+from spatia_env.geometry import se3_exp
+from spatia_env.tasks import TASKS, TaskContext, TaskResult, colour_difference, make_task, report
 
 H, W = 12, 20
 GREY = np.full((H, W, 3), 128, np.uint8)

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from spatia_env.cameras import (
+from spatia_env.errors import ActionError
+from spatia_env.geometry import (
     intrinsics_from_fov,
     invert_se3,
     look_at,
@@ -13,10 +14,8 @@ from spatia_env.cameras import (
     pose_error,
     se3_exp,
 )
-from spatia_env.errors import ActionError
-from spatia_env.slam import alignment
-from spatia_env.slam.light import fit_light
-from spatia_env.slam.tracking import spread, track
+from spatia_env.slam import tracking as alignment
+from spatia_env.slam.tracking import fit_light, spread, track
 from tests.rooms import room_view
 
 T, H, W = 4, 72, 96

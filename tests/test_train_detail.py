@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from spatia_env.train.detail import LEVELS, WINDOW, contrasts, detail_loss
+from spatia_env.train.contrast_loss import LEVELS, WINDOW, contrasts, detail_loss
 
 N, H, W = 2, 64, 96
 

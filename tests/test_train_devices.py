@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from spatia_env.errors import ActionError
-from spatia_env.model.conditioning import Conditions
-from spatia_env.model.places import FALLING_CHANNELS, PLACE_CHANNELS
+from spatia_env.models.conditioning import Conditions
+from spatia_env.models.spatial_conditioning import FALLING_CHANNELS, PLACE_CHANNELS
 from spatia_env.train.autoencoder import fresh_autoencoder
-from spatia_env.train.clips import Batch, Pixels
+from spatia_env.train.dataset import Batch, Pixels
 from spatia_env.train.devices import device_of, to_device
 from spatia_env.train.distill import DistillConfig, distill_loss
 from spatia_env.train.world_model import (

@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from spatia_env.cameras import intrinsics_from_fov, look_at, path_from_twist, unproject
 from spatia_env.errors import ActionError
-from spatia_env.slam.geometry import Geometry, Planes, SimulatorGeometry
+from spatia_env.geometry import intrinsics_from_fov, look_at, path_from_twist, unproject
+from spatia_env.slam.depth_network import Geometry, Planes, SimulatorGeometry
 from spatia_env.train.data import BITS, EpisodeStore
 from spatia_env.train.geometry import GeometryConfig, evaluate, geometry_loss, load_trained, train_geometry
 from spatia_env.train.geometry_data import (
@@ -22,8 +22,8 @@ from spatia_env.train.geometry_data import (
 )
 from spatia_env.train.geometry_metrics import Tally
 from spatia_env.train.geometry_rollout import evaluate_rollouts
-from spatia_env.train.loop import LoopConfig
-from spatia_env.train.samples import CorruptionConfig, remember_episode
+from spatia_env.train.memory_simulation import CorruptionConfig, remember_episode
+from spatia_env.train.trainer import LoopConfig
 from tests.rooms import room_view
 
 H, W, CLIPS = 48, 64, 2

@@ -11,17 +11,17 @@ from safetensors.torch import load_file, save_file
 import official_models as tiny
 from spatia_env import cli
 from spatia_env.errors import ActionError, CheckpointError
-from spatia_env.model.convert import ConvertConfig, convert
-from spatia_env.model.folders import load_module
-from spatia_env.model.keymaps import lora_layers, release_lora_layers, release_name, transformer_name
-from spatia_env.model.official import load_official
-from spatia_env.model.prompts import UMT5TextEncoder
-from spatia_env.model.transformer import SpatiaTransformer3DModel
+from spatia_env.models.transformer import SpatiaTransformer3DModel
+from spatia_env.models.wan.convert import ConvertConfig, convert
+from spatia_env.models.wan.folders import load_module
+from spatia_env.models.wan.keymaps import lora_layers, release_lora_layers, release_name, transformer_name
+from spatia_env.models.wan.pipeline import load_official
+from spatia_env.models.wan.text_encoder import UMT5TextEncoder
 from spatia_env.train.data import DataConfig, EpisodeStore, render_data
 from spatia_env.train.episodes import EpisodeConfig
-from spatia_env.train.loop import LoopConfig
 from spatia_env.train.official import OfficialTrainConfig, OfficialTrainer, train_official
 from spatia_env.train.official_clips import ClipConfig, cut_clip, random_clips
+from spatia_env.train.trainer import LoopConfig
 
 pytest.importorskip("peft")
 pytest.importorskip("transformers")

@@ -10,10 +10,11 @@ from safetensors.torch import load_file, save_file
 
 from spatia_env.env import SpatiaEnv
 from spatia_env.errors import ActionError
-from spatia_env.model.checkpoints import PACKAGED, TINY
-from spatia_env.model.places import FALLING_CHANNELS, PLACE_CHANNELS
+from spatia_env.models.loading import PACKAGED, TINY
+from spatia_env.models.spatial_conditioning import FALLING_CHANNELS, PLACE_CHANNELS
 from spatia_env.train.autoencoder import fresh_autoencoder, load_trained
-from spatia_env.train.clips import (
+from spatia_env.train.data import DataConfig, render_data
+from spatia_env.train.dataset import (
     PRECEDING,
     ClipStore,
     dev_batches,
@@ -23,13 +24,12 @@ from spatia_env.train.clips import (
     read_pixels,
     training_batches,
 )
-from spatia_env.train.data import DataConfig, render_data
 from spatia_env.train.encode import encode_episodes
 from spatia_env.train.episodes import EpisodeConfig
 from spatia_env.train.geometry import load_trained as load_geometry
-from spatia_env.train.lighting import relight
-from spatia_env.train.loop import LoopConfig, Trainer
-from spatia_env.train.unpack import TOLD_LATER, UnpackConfig, unpack
+from spatia_env.train.import_checkpoint import TOLD_LATER, UnpackConfig, unpack
+from spatia_env.train.relighting_loss import relight
+from spatia_env.train.trainer import LoopConfig, Trainer
 from spatia_env.train.world_model import (
     TransformerSize,
     WorldModel,

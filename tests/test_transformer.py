@@ -3,8 +3,8 @@ import torch
 from diffusers import WanTransformer3DModel
 
 from spatia_env.errors import ActionError, CheckpointError
-from spatia_env.model.blocks import RotaryPositions, SinusoidalTime, modulate, rope_table, rotate
-from spatia_env.model.transformer import SpatiaTransformer3DModel
+from spatia_env.models.blocks import RotaryPositions, SinusoidalTime, modulate, rope_table, rotate
+from spatia_env.models.transformer import SpatiaTransformer3DModel
 
 TINY = dict(
     num_attention_heads=2,

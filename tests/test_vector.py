@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 
-from spatia_env.autoreset import split_actions
-from spatia_env.batching import generate_clips
 from spatia_env.errors import ActionError, ClosedEnvError
-from spatia_env.model.checkpoints import load_checkpoint
-from spatia_env.vector import SpatiaVectorEnv
+from spatia_env.models.clip_source import generate_clips
+from spatia_env.models.loading import load_checkpoint
+from spatia_env.vector.base import split_actions
+from spatia_env.vector.sync import SpatiaVectorEnv
 from untrained import write_untrained
 
 SIZE = (64, 96)
@@ -117,7 +117,7 @@ def test_the_model_is_called_once_a_step(model, monkeypatch):
         batches.append(len(requests))
         return generate_clips(pipeline, requests)
 
-    monkeypatch.setattr("spatia_env.vector.generate_clips", counted)
+    monkeypatch.setattr("spatia_env.vector.sync.generate_clips", counted)
     ahead = np.tile(np.array([0, 0, 0.4, 0, 0.3, 0], np.float32), (N, 1))
     env.step({"camera": ahead, "event": ("",) * N})
     assert batches == [N]

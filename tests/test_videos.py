@@ -8,16 +8,16 @@ import pytest
 import torch
 
 import mapanything_tiny
-from spatia_env.cameras import pose_error
 from spatia_env.errors import ActionError, DatasetError, DependencyError, VideoError
-from spatia_env.slam.geometry import SimulatorGeometry
+from spatia_env.geometry import pose_error
+from spatia_env.slam.depth_network import SimulatorGeometry
 from spatia_env.train import videos
 from spatia_env.train.autoencoder import fresh_autoencoder
 from spatia_env.train.data import EpisodeFile
 from spatia_env.train.encode import encode_episodes
 from spatia_env.train.episodes import EpisodeConfig, record_episode
-from spatia_env.train.loop import LoopConfig, Trainer
 from spatia_env.train.posed_geometry import DepthConfig, open_estimator
+from spatia_env.train.trainer import LoopConfig, Trainer
 from spatia_env.train.videos import VideosConfig, make_videos, plan
 from spatia_env.train.videos_sim import VideosFromSimConfig, videos_from_sim
 from spatia_env.train.world_model import WorldModelConfig, train_world_model

@@ -5,21 +5,23 @@ import threading
 import numpy as np
 import pytest
 import torch
+from spatia_env.io.point_cloud import PointCloud
+from spatia_env.memory.point_map import SceneMemory
 
-from spatia_env.cameras import look_at, pose_error, so3_exp
 from spatia_env.errors import ActionError, EditError, SpatiaError, ViewerError
-from spatia_env.memory.cloud import PointCloud
+from spatia_env.geometry import look_at, pose_error, so3_exp
 from spatia_env.memory.editing import start_from
 from spatia_env.memory.queries import raycast
-from spatia_env.memory.scene import SceneMemory
-from spatia_env.viewer import markup, paths, pictures, things
+from spatia_env.viewer import html as markup
+from spatia_env.viewer import objects as things
+from spatia_env.viewer import paths, pictures
 from spatia_env.viewer.cli import ViewConfig, opening
+from spatia_env.viewer.history import MAX_MOMENTS, Timeline
 from spatia_env.viewer.jobs import MAX_WAITING, JobQueue
-from spatia_env.viewer.library import Library
-from spatia_env.viewer.moments import MAX_MOMENTS, Timeline
 from spatia_env.viewer.player import FPS, Player
+from spatia_env.viewer.saved_worlds import Library
+from spatia_env.viewer.scene_view import stacked
 from spatia_env.viewer.session import place_of
-from spatia_env.viewer.stage import stacked
 from spatia_env.viewer.views import upright
 from tests.viewer_parts import HOSTILE, clip_of
 

@@ -14,8 +14,8 @@ import numpy as np
 import psutil
 import pytest
 
-from spatia_env import export_html
 from spatia_env.errors import DependencyError
+from spatia_env.viewer import export_html
 from spatia_env.viewer.browser import Browser, find_chromium
 from spatia_env.viewer.cli import ViewConfig, open_playground
 from spatia_env.viewer.measures import connect_once, connections, settled

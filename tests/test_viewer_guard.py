@@ -11,7 +11,7 @@ import pytest
 
 from spatia_env.errors import ViewerError
 from spatia_env.viewer.guard import make_guard
-from spatia_env.viewer.limits import BURST, MAX_UPLOAD, Ear, Refused
+from spatia_env.viewer.message_filter import BURST, MAX_UPLOAD, Ear, Refused
 
 viser = pytest.importorskip("viser", reason='the playground needs viser: pip install "spatia-env[viewer]"')
 TOKEN = "a-token-of-enough-letters"

@@ -8,14 +8,14 @@ import types
 import pytest
 import torch
 
-from spatia_env.cameras import look_at, pose_error, so3_exp
 from spatia_env.errors import EditError, PromptError, ViewerError
+from spatia_env.geometry import look_at, pose_error, so3_exp
 from spatia_env.viewer import paths
 from spatia_env.viewer.cli import ViewConfig, make_env
-from spatia_env.viewer.library import Library
-from spatia_env.viewer.moments import Moment
+from spatia_env.viewer.history import Moment
+from spatia_env.viewer.saved_worlds import Library
+from spatia_env.viewer.scene_view import quaternion
 from spatia_env.viewer.session import Session
-from spatia_env.viewer.stage import quaternion
 from spatia_env.viewer.views import View, Views, upright
 from tests.viewer_parts import HOSTILE, clip_of
 

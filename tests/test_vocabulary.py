@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from spatia_env import vocabulary
 from spatia_env.errors import PromptError
-from spatia_env.vocabulary import EVENT_NAMES, EVENT_VOCABULARY, EVENTS, lookup, phrasings
+from spatia_env.events import vocabulary
+from spatia_env.events.vocabulary import EVENT_NAMES, EVENT_VOCABULARY, EVENTS, lookup, phrasings
 
 # Frozen: an index of a released vocabulary means the same for ever. Only append.
 FIRST_NAMES = (
@@ -58,6 +58,6 @@ def test_unknown_names_are_errors():
 
 def test_import_loads_nothing_heavy():
     heavy = "('torch', 'pybullet', 'open3d')"
-    code = f"import sys, spatia_env.vocabulary; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, spatia_env.events.vocabulary; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"

@@ -10,7 +10,7 @@ import pytest
 
 from spatia_env import wire
 from spatia_env.errors import ActionError, ClosedEnvError, PoseError, WorkerError
-from spatia_env.vector import SpatiaVectorEnv
+from spatia_env.vector.sync import SpatiaVectorEnv
 from spatia_env.workers import SpatiaAsyncVectorEnv, WorkerProcess
 from untrained import write_untrained
 

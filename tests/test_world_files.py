@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from spatia_env.errors import SpatiaError, WorldFormatError
 from spatia_env.memory.storage import save_bundle
-from spatia_env.world import World, to_bundle
-from spatia_env.world_files import ARRAYS, META
+from spatia_env.world.saving import ARRAYS, META, to_bundle
+from spatia_env.world.world import World
 from worlds import room_world
 
 

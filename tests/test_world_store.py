@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from spatia_env import wire
-from spatia_env.distributed import EnvWorker
 from spatia_env.errors import ActionError, SpatiaError
 from spatia_env.recording import digest
-from spatia_env.vector import StagedEnv
-from spatia_env.world_store import Head, StaleEpochError, WorldStore
+from spatia_env.vector.ray import EnvWorker
+from spatia_env.vector.ray_store import Head, StaleEpochError, WorldStore
+from spatia_env.vector.sync import StagedEnv
 from untrained import write_untrained
 
 AHEAD = {"camera": np.array([0, 0, 0.3, 0, 0.4, 0], np.float32), "event": ""}

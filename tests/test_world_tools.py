@@ -6,13 +6,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from spatia_env.io.point_cloud import PointCloud
 
 from maps import HEIGHT, WIDTH, clip_at, grid_points, map_of_points, same_map, view_at
-from spatia_env.cameras import path_from_twist
 from spatia_env.errors import ActionError, EditError, PoseError, WorldFormatError, WorldFullError
-from spatia_env.memory.cloud import PointCloud
+from spatia_env.geometry import path_from_twist
 from spatia_env.memory.regions import Box
-from spatia_env.world_tools import halted
+from spatia_env.world.queries import halted
 from worlds import room_world
 
 AHEAD = Box((2.0, 0.0, 0.0), (0.4, 0.8, 0.8))
@@ -90,7 +90,8 @@ def test_undo_after_the_world_went_on_takes_the_edit_out_of_later_pictures_too()
     _, depth, weight, path, _ = clip_at(0.0, frames=4)
     view = world.render(path)
     frames = (view.rgb * 255).round().to(torch.uint8).movedim(1, -1).contiguous()
-    world.state, _ = world.remember(frames, depth, weight, path, view, write=True)
+    seen, _ = world.state.map.integrate(frames, depth, weight, path, view)
+    world.state = world.state.advance(seen, frames, depth[-1])
     assert len(world.state.keyframes) == 5
     red = world.state.keyframes[4].frame
     world.edit.undo()
@@ -168,7 +169,7 @@ def test_bad_edits_leave_the_world_as_it_was(name):
 def test_a_full_map_refuses_an_insertion():
     world = room_world()
     memory = dataclasses.replace(world.memory, max_points=world.memory.num_points, on_full="error")
-    world.state = dataclasses.replace(world.state, memory=memory)
+    world.state = dataclasses.replace(world.state, map=dataclasses.replace(world.state.map, points=memory))
     before = world.state
     with pytest.raises(WorldFullError):
         world.edit.insert(PointCloud.of_rows(map_of_points(grid_points((0, 0, 0), (0.2, 0.2, 0))).points()))
@@ -177,7 +178,7 @@ def test_a_full_map_refuses_an_insertion():
 
 def test_without_a_map_there_is_nothing_to_edit():
     world = room_world()
-    world.remembers = False
+    world.state = dataclasses.replace(world.state, map=dataclasses.replace(world.state.map, writes=False))
     with pytest.raises(EditError, match="memory"):
         world.edit.remove(AHEAD)
 

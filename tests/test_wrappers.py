@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 from gymnasium.wrappers import TimeLimit
+from spatia_env.io.video import read_video
 
 from contract_env import ContractEnv, H, T, W
 from spatia_env.actions import EVENTS, MOVES
 from spatia_env.errors import ActionError
-from spatia_env.poses import path_of_twist
-from spatia_env.video import read_video
 from spatia_env.wrappers import (
     DiscreteActions,
     FlatCamera,
@@ -19,6 +18,7 @@ from spatia_env.wrappers import (
     RecordClips,
     depth_to_bytes,
 )
+from twists import path_of_twist
 
 ZERO = {"camera": np.zeros(6, np.float32), "event": ""}
 AHEAD = {"camera": np.array([0, 0, 1, 0, 0.5, 0], np.float32), "event": ""}

@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from spatia_env.model.autoencoder import TinyAutoencoder
-from spatia_env.model.sentences import SentenceTextEncoder
-from spatia_env.model.transformer import SpatiaTransformer3DModel
-from spatia_env.slam.geometry import TinyGeometry
+from spatia_env.models.autoencoder import TinyAutoencoder
+from spatia_env.models.text_encoder import SentenceTextEncoder
+from spatia_env.models.transformer import SpatiaTransformer3DModel
+from spatia_env.slam.depth_network import TinyGeometry
 
 
 def write_untrained(folder: Path) -> Path:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from spatia_env.viewer.moments import Clip
+from spatia_env.viewer.history import Clip
 
 HOSTILE = (
     "<script>window.__pwned=1</script>",

@@ -6,8 +6,10 @@ import torch
 
 from maps import HEIGHT, WIDTH, K, keyframes_of, room_map, view_at
 from rooms import room_view
-from spatia_env.ledger import LedgerRow
-from spatia_env.world import World, WorldState
+from spatia_env.events.log import LedgerRow
+from spatia_env.memory.map import Map
+from spatia_env.world.state import WorldState
+from spatia_env.world.world import World
 
 
 @cache
@@ -16,9 +18,9 @@ def _state() -> WorldState:
     rgb, depth = room_view(pose[None], K, HEIGHT, WIDTH)
     frame = (rgb[0].movedim(0, -1) * 255).round().to(torch.uint8)
     state = {
-        "memory": room_map(3), "keyframes": tuple(keyframes_of([0.0, 0.3, 1.2, 3.0])), "c2w": pose,
-        "start_c2w": pose, "K": K, "size": (HEIGHT, WIDTH), "prompt": "a room", "depth": depth[0],
-        "preceding_frames": frame.expand(4, -1, -1, -1).clone(), "seed": 7, "step": 3, "ground": -1.4,
+        "map": Map(room_map(3), tuple(keyframes_of([0.0, 0.3, 1.2, 3.0])), K, (HEIGHT, WIDTH), step=3),
+        "c2w": pose, "start_c2w": pose, "prompt": "a room", "depth": depth[0],
+        "preceding_frames": frame.expand(4, -1, -1, -1).clone(), "seed": 7, "ground": -1.4,
         "conditions": (("night", "at night"),), "ledger": (LedgerRow(1, "night falls", "night", "condition"),),
     }  # fmt: skip
     return WorldState(**state)

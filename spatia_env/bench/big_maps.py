@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spatia_env.cameras import intrinsics_from_fov, look_at, path_from_twist, pixel_rays
+from spatia_env.geometry import intrinsics_from_fov, look_at, path_from_twist, pixel_rays
+from spatia_env.io.point_cloud import PointCloud
 from spatia_env.memory import blocks as blk
-from spatia_env.memory.cloud import PointCloud
 from spatia_env.memory.editing import start_from
 from spatia_env.memory.keyframes import Keyframe
-from spatia_env.memory.scene import SceneMemory
-from spatia_env.world import World, WorldState
+from spatia_env.memory.point_map import SceneMemory
+from spatia_env.world.state import WorldState
+from spatia_env.world.world import World
 
 SIZE = (128, 128)
 HALF = np.array([2.0, 2.5, 1.4])

@@ -11,7 +11,7 @@ from spatia_env.bench.report import summary_lines
 OTHERS = {
     "memory": "spatia_env.bench.memory_bench",
     "viewer": "spatia_env.bench.viewer_bench",
-    "cost": "spatia_env.model.cost_bench",
+    "cost": "spatia_env.models.wan.cost_bench",
     "vector": "spatia_env.bench.vector_bench",
     "ray": "spatia_env.bench.ray_kills",
     "policy": "spatia_env.bench.policy",

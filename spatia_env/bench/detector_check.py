@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spatia_env.bench.detectors import detect_all
-from spatia_env.cameras import path_from_twist
-from spatia_env.vocabulary import EVENT_NAMES, event
+from spatia_env.events.vocabulary import EVENT_NAMES, event
+from spatia_env.geometry import path_from_twist
 
 if TYPE_CHECKING:
     from spatia_env.sim.scenes import SimScene

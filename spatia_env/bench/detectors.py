@@ -1,6 +1,6 @@
 """Did the event happen? Judges of clips, from pictures alone.
 
-`detect("red_ball_rolls", clip, before, expected)` looks for what the event of `spatia_env.vocabulary` shows: a body
+`detect("red_ball_rolls", clip, before, expected)` looks for what the event of `events.vocabulary` shows: a body
 of its colour that was not there before (and moved the right way, where the event has a direction), or a change
 of light or air within the clip. The simulator's colours are the prototypes; areas need to reach about a third of
 what the simulator shows, so that a blurred or smaller generated body counts too.
@@ -20,7 +20,7 @@ import functools
 import numpy as np
 from scipy import ndimage
 
-from spatia_env.vocabulary import EVENT_NAMES, event
+from spatia_env.events.vocabulary import EVENT_NAMES, event
 
 # Hue in degrees of each prototype; a saturated pixel belongs to the nearest one.
 HUES = {

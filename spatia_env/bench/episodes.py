@@ -20,7 +20,7 @@ from spatia_env.bench.paths import (
     walk_path,
     zero_path,
 )
-from spatia_env.cameras import invert_se3, project, unproject
+from spatia_env.geometry import invert_se3, project, unproject
 from spatia_env.sim.scenes import SimScene
 
 __all__ = [

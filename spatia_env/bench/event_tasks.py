@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from spatia_env.errors import ActionError
-from spatia_env.vocabulary import EVENTS, Event, event, phrasings
+from spatia_env.events.vocabulary import EVENTS, Event, event, phrasings
 
 QUIET_CLIPS = 2
 TWINS = 4

@@ -10,9 +10,9 @@ from scipy.ndimage import distance_transform_edt
 from spatia_env.bench.episodes import Truth
 from spatia_env.bench.matching import inpaint
 from spatia_env.errors import ActionError
+from spatia_env.memory.point_map import SceneMemory
 from spatia_env.memory.rendering import Render
-from spatia_env.memory.scene import SceneMemory
-from spatia_env.slam.continuation import continue_surfaces
+from spatia_env.slam.plane_extrapolation import continue_surfaces
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class MemoryRenderPlayer:
 
 
 def with_surfaces(view: Render, c2w: torch.Tensor, K: torch.Tensor) -> Render:
-    """A render with its planes gone on into its holes (`slam.continuation`)."""
+    """A render with its planes gone on into its holes (`slam.plane_extrapolation`)."""
     found = continue_surfaces(view.rgb, view.depth, view.known, c2w, K)
     on = found.depth > 0
     return Render(

@@ -15,7 +15,7 @@ import torch
 
 from spatia_env.bench.big_maps import room_map
 from spatia_env.errors import SpatiaError
-from spatia_env.memory.scene import SceneMemory
+from spatia_env.memory.point_map import SceneMemory
 from spatia_env.memory.storage import BundleState, load_bundle, save_bundle
 
 Save = Callable[[Path, BundleState], None]

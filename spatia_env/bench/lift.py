@@ -39,7 +39,7 @@ def run_lift(config: Any, code: str) -> dict[str, Any] | None:
 
 
 def _checkpoint(config: Any) -> str:
-    from spatia_env.model.checkpoints import load_checkpoint
+    from spatia_env.models.loading import load_checkpoint
 
     return load_checkpoint(config.model).id
 

@@ -13,8 +13,8 @@ from spatia_env.bench.episodes import FRAMES, generator, walk_path
 from spatia_env.bench.memory_play import MAP_ROWS, Episode, ReplayEnv, film
 from spatia_env.bench.quality import Context, Measured
 from spatia_env.bench.rows import Row
+from spatia_env.events.vocabulary import EVENTS
 from spatia_env.sim.scenes import FRAME_SECONDS, SimScene
-from spatia_env.vocabulary import EVENTS
 
 CLIPS = 4
 SAMPLES = 12_000

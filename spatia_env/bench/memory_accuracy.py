@@ -15,11 +15,11 @@ from spatia_env.bench.episodes import FRAMES, generator, gentle_path, loop_path,
 from spatia_env.bench.memory_play import MAP_ROWS, Episode, ReplayEnv, drifted, film
 from spatia_env.bench.memory_probes import Draw, Probe, Probed, Setting, figure
 from spatia_env.bench.metrics import pose_errors
+from spatia_env.events.vocabulary import EVENTS
+from spatia_env.memory.point_map import SceneMemory
 from spatia_env.memory.rendering import render_rows
-from spatia_env.memory.scene import SceneMemory
 from spatia_env.sim.scenes import FRAME_SECONDS, SimScene
-from spatia_env.slam.geometry import static_weight
-from spatia_env.vocabulary import EVENTS
+from spatia_env.slam.depth_network import static_weight
 
 SIZE = (128, 128)
 NEAREST_THRESHOLD, RELATIVE_THRESHOLD = 0.05, 0.03
@@ -74,7 +74,7 @@ def similarity(points: np.ndarray, truth: np.ndarray) -> tuple[float, np.ndarray
 
 def aligned(points: np.ndarray, episode: Episode, env: ReplayEnv) -> np.ndarray:
     """Map points [n, 3] after the similarity that brings what the keyframes saw closest to the truth."""
-    from spatia_env.cameras import unproject
+    from spatia_env.geometry import unproject
 
     K, ours, true = torch.from_numpy(episode.K), [], []
     for index, keyframe in enumerate(env.world.state.keyframes):
@@ -213,7 +213,7 @@ def mover_episode(seed: int, number: int) -> tuple[Episode, np.ndarray]:
 
 def moving_points(episode: Episode) -> np.ndarray:
     """World points [n, 3] of everything that moves in any frame."""
-    from spatia_env.cameras import unproject
+    from spatia_env.geometry import unproject
 
     points = unproject(
         torch.from_numpy(episode.depth), torch.from_numpy(episode.K), torch.from_numpy(episode.c2w)

@@ -19,12 +19,13 @@ from spatia_env.bench.big_maps import Clip, film_room, next_state, room_map, roo
 from spatia_env.bench.kills import holds_in_place, holds_properly, kill_saves, save_in_place, save_properly
 from spatia_env.bench.memory_edits import probe_edits
 from spatia_env.bench.memory_probes import Draw, Probe, Probed, Setting, figure
-from spatia_env.cameras import intrinsics_from_fov, invert_se3, look_at
+from spatia_env.geometry import intrinsics_from_fov, invert_se3, look_at
 from spatia_env.memory.keyframes import select_references
-from spatia_env.memory.retrieval import visible_mask, visible_rows
-from spatia_env.memory.scene import SceneMemory
+from spatia_env.memory.point_map import SceneMemory
 from spatia_env.memory.storage import save_bundle
-from spatia_env.world import World, WorldState, to_bundle
+from spatia_env.release.retrieval import visible_mask, visible_rows
+from spatia_env.world.state import WorldState
+from spatia_env.world.world import World, to_bundle
 
 ROOM_POINTS = 100_000
 ROOM_COUNTS = (1, 4, 16, 100)

@@ -14,10 +14,10 @@ from torch import Tensor
 from spatia_env.bench import metrics
 from spatia_env.bench.episodes import FRAMES, Truth, record
 from spatia_env.bench.memory_probes import Probed, Setting, figure
-from spatia_env.cameras import pixel_rays, unproject
 from spatia_env.env import SpatiaEnv
-from spatia_env.memory.cloud import PointCloud
-from spatia_env.world import World
+from spatia_env.geometry import pixel_rays, unproject
+from spatia_env.io.point_cloud import PointCloud
+from spatia_env.world.world import World
 
 SIZE = (128, 128)
 CLIPS = 4

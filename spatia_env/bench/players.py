@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spatia_env.batching import ClipRequest, Pending
 from spatia_env.bench.episodes import FRAMES, Truth
 from spatia_env.bench.floors import Clip, FrozenPlayer, MemoryRenderPlayer, OraclePlayer, Player
 from spatia_env.bench.guard import check_no_truth
@@ -24,7 +23,8 @@ from spatia_env.bench.rows import ROWS, Row
 from spatia_env.env import SpatiaEnv
 from spatia_env.errors import ActionError
 from spatia_env.memory.rendering import Render
-from spatia_env.slam.geometry import Geometry
+from spatia_env.models.clip_source import ClipRequest, Pending
+from spatia_env.slam.depth_network import Geometry
 
 ENV_ID = "spatia_env:SpatiaPath-v0"
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from spatia_env import planning, prospects
 from spatia_env.actions import MAX_ROTATION
-from spatia_env.seeking import PictureSeeker
+from spatia_env.bench import information_gain as prospects
+from spatia_env.bench import planning
+from spatia_env.bench.image_localization import PictureSeeker
 
 FULL = 360 / MAX_ROTATION
 """Clips of a full turn."""

@@ -16,12 +16,12 @@ import tyro
 from tqdm import tqdm
 
 from spatia_env.bench.core import plain, write_json
+from spatia_env.bench.planning import as_action
 from spatia_env.bench.policies import POLICIES, Memo
 from spatia_env.bench.policy_report import PLANNER, write_policy_report
 from spatia_env.bench.provenance import code_hash, fingerprint, origin
-from spatia_env.checks import near_miss
 from spatia_env.errors import ActionError
-from spatia_env.planning import as_action
+from spatia_env.io.validation import near_miss
 
 TASKS = ("explore", "image_goal", "return_home", "find")
 WORLDS = {"imagined": "spatia_env:Spatia-v0", "simulator": "spatia_env:SpatiaSim-v0"}

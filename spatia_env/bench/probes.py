@@ -11,10 +11,10 @@ from spatia_env.bench import metrics
 from spatia_env.bench.episodes import FRAMES, generator, turning_path
 from spatia_env.bench.quality import Context, Measured
 from spatia_env.bench.rows import ROWS, Row
-from spatia_env.memory.scene import SceneMemory
+from spatia_env.events.vocabulary import EVENTS
+from spatia_env.memory.point_map import SceneMemory
 from spatia_env.sim.scenes import FRAME_SECONDS, SimScene
-from spatia_env.slam.geometry import static_weight
-from spatia_env.vocabulary import EVENTS
+from spatia_env.slam.depth_network import static_weight
 
 PHOTOGRAPHS = ("chelsea", "moon", "motorcycle_left", "retina")
 """Pictures in the scikit-image wheel that no split trains on: a cat, the moon, a motorcycle, a retina. They are

@@ -12,9 +12,9 @@ from spatia_env.bench.episodes import FRAMES, Truth
 from spatia_env.bench.players import Clip, EnvPlayer, Players
 from spatia_env.bench.rows import Row
 from spatia_env.bench.truths import Truths
-from spatia_env.cameras import unproject
 from spatia_env.errors import ActionError
-from spatia_env.video import depth_to_rgb, mask_to_rgb
+from spatia_env.geometry import unproject
+from spatia_env.io.images import depth_to_rgb, mask_to_rgb
 
 RESTS = 5
 JUDGED_ROWS = ("oracle", "default")

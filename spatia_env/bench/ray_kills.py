@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 from spatia_env.bench.core import write_json
 from spatia_env.bench.provenance import origin
-from spatia_env.distributed import RayVectorEnv
 from spatia_env.recording import digest
-from spatia_env.vector import SpatiaVectorEnv
+from spatia_env.vector.ray import RayVectorEnv
+from spatia_env.vector.sync import SpatiaVectorEnv
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ from spatia_env.bench import metrics, perceptual
 from spatia_env.bench.provenance import code_hash, fingerprint, origin
 from spatia_env.bench.statistics import cluster_bootstrap
 from spatia_env.errors import ActionError, SpatiaError
-from spatia_env.slam.geometry import GeometryEstimator
+from spatia_env.io.images import contact_sheet, write_sheet
+from spatia_env.slam.depth_network import GeometryEstimator
 from spatia_env.train.posed_geometry import DepthConfig, open_estimator
 from spatia_env.train.videos import Job, PosedEpisode, VideosConfig, plan, read_episode
-from spatia_env.video import contact_sheet, write_sheet
 
 ENV_ID = "spatia_env:SpatiaPath-v0"
 FRAMES = 8

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from spatia_env.bench.core import Unit
-from spatia_env.video import contact_sheet, write_sheet
+from spatia_env.io.images import contact_sheet, write_sheet
 
 QUALITY = 92
 _WALK_ROWS = (

@@ -17,11 +17,11 @@ import torch
 import tyro
 
 from spatia_env.bench.core import write_json
+from spatia_env.bench.planning import REACH
 from spatia_env.bench.provenance import origin
 from spatia_env.bench.statistics import cluster_bootstrap
 from spatia_env.env import SpatiaEnv
-from spatia_env.planning import REACH
-from spatia_env.vector import SpatiaVectorEnv
+from spatia_env.vector.sync import SpatiaVectorEnv
 
 FIRST_SCENE = 10_200
 

@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from spatia_env.bench.core import FILMED_ROWS, Unit
 from spatia_env.bench.sheets import read_grid
-from spatia_env.video import write_video
+from spatia_env.io.video import write_video
 
 HEIGHT = 192
 FPS = 8

@@ -29,7 +29,7 @@ from spatia_env.bench.worldscore_layout import COUNTS, Item, fit_picture, read_i
 from spatia_env.bench.worldscore_scores import collect
 from spatia_env.bench.ws_cameras import FOCAL, FRAMES, interpolated
 from spatia_env.errors import DatasetError, SpatiaError
-from spatia_env.rollout import clips_of
+from spatia_env.release.rollout import clips_of
 
 NAME = "spatia_env"
 VARIABLES = ("WORLDSCORE_PATH", "DATA_PATH", "MODEL_PATH")

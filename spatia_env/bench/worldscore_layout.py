@@ -11,7 +11,7 @@ from PIL import Image
 
 from spatia_env.bench.ws_cameras import FOCAL, FRAMES, MOVES, interpolated, keyframes, to_stored
 from spatia_env.errors import DatasetError
-from spatia_env.video import write_video
+from spatia_env.io.video import write_video
 
 FPS = 10
 COUNTS = {"static": 2000, "dynamic": 1000}

@@ -21,9 +21,19 @@ from typing import Any
 import numpy as np
 
 from spatia_env.errors import WorldCorruptError, WorldFormatError, WorldTooLargeError
-from spatia_env.memory import codecs, database, files
-from spatia_env.memory.manifest import BundleState, Contents, Read, content_rows, describe, rebuild
-from spatia_env.memory.plain_json import from_json, to_json
+from spatia_env.io import atomic as files
+from spatia_env.memory import codecs
+from spatia_env.memory import storage as database
+from spatia_env.memory.manifest import (
+    BundleState,
+    Contents,
+    Read,
+    content_rows,
+    describe,
+    from_json,
+    rebuild,
+    to_json,
+)
 
 MAX_BYTES = 4 << 30
 """A world may declare this many bytes of contents in all, unpacked; `load_bundle(max_bytes=)` changes it."""

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spatia_env.cameras import project
+from spatia_env.geometry import project
 
 CARVE_VIEWS = 2
 """A point goes when at least this many views of one clip see a surface behind it."""

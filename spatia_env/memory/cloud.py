@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spatia_env.checks import as_real_array, as_real_number
 from spatia_env.errors import EditError, WorldTooLargeError
-from spatia_env.memory.scene import SceneMemory
-from spatia_env.poses import rigid_problem
+from spatia_env.geometry import rigid_problem
+from spatia_env.io.validation import as_real_array, as_real_number
+from spatia_env.memory.point_map import SceneMemory
 
 MAX_POINTS = 50_000_000
 """Clouds from files and meshes have at most this many points."""

@@ -14,9 +14,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from spatia_env.errors import WorldFormatError, WorldTooLargeError
-from spatia_env.memory import files
-from spatia_env.memory.cloud import DEFAULT_RADIUS, MAX_COORDINATE, MAX_POINTS, PointCloud
-from spatia_env.poses import invert
+from spatia_env.geometry import invert_se3
+from spatia_env.io import atomic as files
+from spatia_env.io.point_cloud import DEFAULT_RADIUS, MAX_COORDINATE, MAX_POINTS, PointCloud
 
 MAX_LINE = 1 << 20  # a line of images.txt lists all the points that a picture sees
 MAX_IMAGES = 100_000
@@ -54,7 +54,7 @@ def write_colmap(folder: str | os.PathLike[str], images: list[ColmapImage], clou
         K, (height, width) = image.K, image.size
         lens = (width, height, *(float(v) for v in (K[0, 0], K[1, 1], K[0, 2], K[1, 2])))
         camera = cameras.setdefault(lens, len(cameras) + 1)
-        w2c = invert(np.asarray(image.c2w, np.float64))
+        w2c = invert_se3(np.asarray(image.c2w, np.float64))
         numbers = " ".join(repr(float(v)) for v in (*quaternion(w2c[:3, :3]), *w2c[:3, 3]))
         rows.append(f"{number} {numbers} {camera} {image.name}\n\n")
     head = "# Written by spatia_env. See https://colmap.github.io/format.html\n"
@@ -222,7 +222,7 @@ def _pose(values: list[float], where: str) -> np.ndarray:
     w2c = np.eye(4)
     w2c[:3, :3] = rotation_of((w, x, y, z))
     w2c[:3, 3] = values[4:]
-    return invert(w2c)
+    return invert_se3(w2c)
 
 
 def _safe_name(name: str, where: str) -> str:

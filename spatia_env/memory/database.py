@@ -18,7 +18,7 @@ from spatia_env.errors import (
     WorldTooLargeError,
     WorldVersionError,
 )
-from spatia_env.memory import files
+from spatia_env.io import atomic as files
 
 APPLICATION_ID = 0x53504154  # "SPAT", at byte 68 of the file
 VERSION = 1  # at byte 60

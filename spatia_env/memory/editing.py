@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from spatia_env.checks import as_real_array
 from spatia_env.errors import EditError, WorldTooLargeError
+from spatia_env.io.point_cloud import PointCloud, as_transform
+from spatia_env.io.validation import as_real_array
 from spatia_env.memory import blocks as blk
-from spatia_env.memory.cloud import PointCloud, as_transform
+from spatia_env.memory.editing import EditHistory, EditRecord, overlaid, record_of, revert
 from spatia_env.memory.fusion import MAX_WEIGHT, Observation, merge
-from spatia_env.memory.history import EditHistory, EditRecord, overlaid, record_of, revert
+from spatia_env.memory.point_map import SceneMemory
 from spatia_env.memory.regions import Box, Click, Mask, Region, Selection
-from spatia_env.memory.scene import SceneMemory
 
 __all__ = [
     "Box", "Click", "EditHistory", "EditRecord", "Mask", "Region", "extract", "freeze", "insert", "move",

@@ -15,12 +15,12 @@ import numpy as np
 from torch import Tensor
 
 from spatia_env.errors import WorldFormatError
-from spatia_env.memory import files
-from spatia_env.memory.cloud import PointCloud
-from spatia_env.memory.colmap import ColmapImage, read_colmap, write_colmap
+from spatia_env.io import atomic as files
+from spatia_env.io.colmap import ColmapImage, read_colmap, write_colmap
+from spatia_env.io.ply import read_ply, write_ply
+from spatia_env.io.point_cloud import PointCloud
 from spatia_env.memory.keyframes import Keyframe
-from spatia_env.memory.ply import read_ply, write_ply
-from spatia_env.memory.scene import SceneMemory
+from spatia_env.memory.point_map import SceneMemory
 
 DEPTH_UNIT = 1e-3
 """Metres per unit of the 16-bit depth pictures; 0 is no depth, 65.535 m the farthest."""

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from spatia_env.cameras import invert_se3, project, unproject
-from spatia_env.memory.carving import MARGIN
+from spatia_env.geometry import invert_se3, project, unproject
 from spatia_env.memory.keyframes import Keyframe
+from spatia_env.memory.visibility import MARGIN
 
 MOST = 32
 """Keyframes that are asked: those that have most of the new points in sight."""

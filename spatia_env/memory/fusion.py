@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spatia_env.cameras import unproject
+from spatia_env.geometry import unproject
 from spatia_env.memory import blocks as blk
 
 MAX_WEIGHT = 64.0

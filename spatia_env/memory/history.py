@@ -7,7 +7,7 @@ import numpy as np
 
 from spatia_env.errors import EditError
 from spatia_env.memory import blocks as blk
-from spatia_env.memory.scene import SceneMemory
+from spatia_env.memory.point_map import SceneMemory
 
 MAX_HISTORY = 64
 

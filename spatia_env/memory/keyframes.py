@@ -12,8 +12,9 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from spatia_env.cameras import invert_se3, project, unproject
-from spatia_env.memory.rendering import Render, surface_tolerance
+from spatia_env.geometry import invert_se3, project, unproject
+from spatia_env.memory.rendering import Render
+from spatia_env.memory.splatting import surface_tolerance
 
 GRID = 4
 """Every 4th pixel in x and y of a target's render is tested: 1,024 surface points at 128x128."""

@@ -3,7 +3,7 @@
 import numpy as np
 
 from spatia_env.memory import blocks as blk
-from spatia_env.memory.scene import SceneMemory
+from spatia_env.memory.point_map import SceneMemory
 
 
 def keys_in_box(memory: SceneMemory, low: np.ndarray, high: np.ndarray) -> list[int]:

@@ -20,10 +20,10 @@ from torch import Tensor
 from spatia_env.errors import SpatiaError, WorldFormatError, WorldTooLargeError
 from spatia_env.memory import blocks as blk
 from spatia_env.memory import codecs
-from spatia_env.memory.digests import DIGESTS, as_numpy
+from spatia_env.memory.codecs import DIGESTS, as_numpy
 from spatia_env.memory.keyframes import Keyframe
-from spatia_env.memory.plain_json import FORMAT, typed
-from spatia_env.memory.scene import SceneMemory
+from spatia_env.memory.manifest import FORMAT, typed
+from spatia_env.memory.point_map import SceneMemory
 
 MAX_KEYFRAMES = 100_000
 MAX_ARRAYS = 1_000

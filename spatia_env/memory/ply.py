@@ -13,14 +13,8 @@ from typing import BinaryIO
 import numpy as np
 
 from spatia_env.errors import WorldCorruptError, WorldFormatError, WorldTooLargeError
-from spatia_env.memory import files
-from spatia_env.memory.cloud import (
-    DEFAULT_COLOUR,
-    DEFAULT_RADIUS,
-    MAX_COORDINATE,
-    MAX_POINTS,
-    PointCloud,
-)
+from spatia_env.io import atomic as files
+from spatia_env.io.point_cloud import DEFAULT_COLOUR, DEFAULT_RADIUS, MAX_COORDINATE, MAX_POINTS, PointCloud
 
 MAX_HEADER = 64 * 1024
 MAX_LINE = 4096

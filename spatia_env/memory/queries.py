@@ -12,14 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spatia_env.cameras import check_intrinsics, check_rigid
-from spatia_env.checks import as_real_array, as_real_number
 from spatia_env.errors import ActionError
+from spatia_env.geometry import check_intrinsics, check_rigid
+from spatia_env.io.validation import as_real_array, as_real_number
 from spatia_env.memory import blocks as blk
-from spatia_env.memory.lookup import gather, keys_along, keys_in_box
-from spatia_env.memory.regions import pixels_of
-from spatia_env.memory.rendering import surface_tolerance
-from spatia_env.memory.scene import SceneMemory
+from spatia_env.memory.point_map import SceneMemory, gather, keys_along, keys_in_box
+from spatia_env.memory.rendering import pixels_of
+from spatia_env.memory.splatting import surface_tolerance
 
 COVER = 0.75
 """A point's ball in units of its spacing: a little more than half the diagonal of a grid of samples."""

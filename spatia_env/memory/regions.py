@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spatia_env.cameras import check_intrinsics, check_rigid
-from spatia_env.checks import as_real_array, as_real_number
 from spatia_env.errors import EditError, PoseError
-from spatia_env.memory.lookup import gather, keys_in_box
-from spatia_env.memory.rendering import surface_tolerance
-from spatia_env.memory.scene import SceneMemory
-from spatia_env.memory.segments import grow
+from spatia_env.geometry import check_intrinsics, check_rigid
+from spatia_env.io.validation import as_real_array, as_real_number
+from spatia_env.memory.point_map import SceneMemory, gather, keys_in_box
+from spatia_env.memory.regions import grow
+from spatia_env.memory.splatting import surface_tolerance
 
 Selection = dict[int, np.ndarray]
 """Block key -> bool [points of the block]; blocks of which nothing is chosen are left out."""

@@ -17,9 +17,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spatia_env.cameras import invert_se3
-from spatia_env.memory.holes import Render, close_holes, surface_tolerance
-from spatia_env.memory.splats import PAD, Canvas, Cloud, Splats, accumulate, nearest_depths, visible_splats
+from spatia_env.geometry import invert_se3
+from spatia_env.memory.rendering import Render, close_holes
+from spatia_env.memory.splatting import (
+    PAD,
+    Canvas,
+    Cloud,
+    Splats,
+    accumulate,
+    nearest_depths,
+    surface_tolerance,
+    visible_splats,
+)
 
 __all__ = ["Render", "render_points", "render_rows", "surface_tolerance"]
 

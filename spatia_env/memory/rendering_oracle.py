@@ -3,9 +3,8 @@
 import torch
 from torch import Tensor
 
-from spatia_env.memory.holes import Render, _close_holes_reference
-from spatia_env.memory.rendering import MIN_WEIGHT
-from spatia_env.memory.splats import COVER, MAX_RADIUS_PX, NEAR, PAD, PIXEL_SIZED
+from spatia_env.memory.rendering import MIN_WEIGHT, Render, _close_holes_reference
+from spatia_env.memory.splatting import COVER, MAX_RADIUS_PX, NEAR, PAD, PIXEL_SIZED
 
 
 def render_points_reference(

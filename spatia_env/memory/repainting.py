@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from spatia_env.memory.history import EditRecord
+from spatia_env.memory.editing import EditRecord
 from spatia_env.memory.keyframes import Keyframe
-from spatia_env.memory.regions import pixels_of
-from spatia_env.memory.rendering import Render, surface_tolerance
-from spatia_env.memory.scene import SceneMemory
+from spatia_env.memory.point_map import SceneMemory
+from spatia_env.memory.rendering import Render, pixels_of
+from spatia_env.memory.splatting import surface_tolerance
 
 CHANGED = 0.02
 """Difference in colour (of 1) or depth (of itself) by which a pixel of two renders counts as changed."""

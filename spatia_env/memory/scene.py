@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spatia_env.cameras import invert_se3
 from spatia_env.errors import ActionError, WorldFullError
+from spatia_env.geometry import invert_se3
 from spatia_env.memory import blocks as blk
-from spatia_env.memory.carving import looked_through
 from spatia_env.memory.fusion import Observation, merge, observe
 from spatia_env.memory.rendering import Render, render_rows
+from spatia_env.memory.visibility import looked_through
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ import torch
 from scipy.sparse import coo_matrix
 from torch import Tensor
 
-from spatia_env.memory.holes import REACH, surface_tolerance, where
+from spatia_env.memory.rendering import REACH
+from spatia_env.memory.splatting import surface_tolerance, where
 
 NEAR = 0.05
 """Metres; nearer points are not drawn."""

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from spatia_env.cameras import invert_se3, project, unproject
-from spatia_env.memory.holes import surface_tolerance
+from spatia_env.geometry import invert_se3, project, unproject
 from spatia_env.memory.keyframes import Keyframe
+from spatia_env.memory.splatting import surface_tolerance
 
 STILL_CLIPS = 2
 """Clips for which a thing must have stood still before what the map knows: 16 views of the tiny checkpoint."""

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spatia_env.cameras import invert_se3, project
+from spatia_env.geometry import invert_se3, project
 from spatia_env.memory import blocks as blk
 from spatia_env.memory.fusion import MAX_WEIGHT
-from spatia_env.memory.holes import surface_tolerance
+from spatia_env.memory.splatting import surface_tolerance
 
 if TYPE_CHECKING:
-    from spatia_env.memory.scene import SceneMemory
+    from spatia_env.memory.point_map import SceneMemory
 
 
 def warp_steps(memory: "SceneMemory", corrections: Mapping[int, Tensor]) -> "SceneMemory":

@@ -12,7 +12,7 @@ import dataclasses
 
 import numpy as np
 
-from spatia_env.falling import FLAKE_RADIUS, covered, flakes
+from spatia_env.models.spatial_conditioning import FLAKE_RADIUS, covered, flakes
 
 RAMP_SECONDS = 0.4
 PARTICLE_ID = -2

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spatia_env import falling
+from spatia_env.models import spatial_conditioning as particles
 from spatia_env.sim import assets, shapes
 from spatia_env.sim.bodies import (
     BLACK,
@@ -266,12 +266,12 @@ def _balloon(scene: SimScene, c2w: np.ndarray, rng: np.random.Generator) -> list
 
 
 def _balls_rain(scene: SimScene, c2w: np.ndarray, _: np.random.Generator) -> list[Mover]:
-    movers, spots = [], list(zip(*falling.balls(c2w), strict=True))
+    movers, spots = [], list(zip(*particles.balls(c2w), strict=True))
     free = [spot for spot in spots if scene.is_free(spot[0], spot[2] + 0.02)]
     for centre, velocity, radius in free if len(free) >= LEAST_BALLS else spots[:LEAST_BALLS]:
         z = scene.below_ceiling(centre[2], radius)
         body = add_sphere(
-            scene, radius, ORANGE, np.array([*centre[:2], z]), mass=0.3, restitution=falling.BALL_BOUNCE
+            scene, radius, ORANGE, np.array([*centre[:2], z]), mass=0.3, restitution=particles.BALL_BOUNCE
         )
         push(scene, body, velocity)
         damp(scene, body, linearDamping=0.0)

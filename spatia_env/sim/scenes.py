@@ -20,8 +20,9 @@ import math
 
 import numpy as np
 
-from spatia_env import vocabulary
 from spatia_env.errors import ClosedEnvError, PoseError, PromptError, SeedError
+from spatia_env.errors import ClosedEnvError, PoseError, PromptError, SeedError
+from spatia_env.events import vocabulary
 from spatia_env.sim import conditions, furnished, layout
 from spatia_env.sim.activity import Activity
 from spatia_env.sim.assets import split_of
@@ -187,7 +188,7 @@ class SimScene:
         name = text if text in vocabulary.EVENT_NAMES else vocabulary.lookup(text)
         if name is None:
             raise PromptError(
-                f"event {text!r}: the simulator cannot act this out; see spatia_env.vocabulary."
+                f"event {text!r}: the simulator cannot act this out; see spatia_env.events.vocabulary."
             )
         event = vocabulary.event(name)
         if event.kind == "mover":
@@ -299,6 +300,11 @@ class SimScene:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def open_scene(scene: int | str) -> SimScene:
+    """The scene of a seed or a name; the caller closes it."""
+    return SimScene.from_name(scene) if isinstance(scene, str) else SimScene(scene)
 
 
 def camera_pose(eye: tuple[float, float, float], yaw: float, pitch: float) -> np.ndarray:

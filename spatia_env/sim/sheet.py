@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from spatia_env import vocabulary
+from spatia_env.events import vocabulary
 from spatia_env.sim.assets import SEED_RANGES
 from spatia_env.sim.scenes import SimFrame, SimScene
 

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from spatia_env.errors import ActionError, CheckpointError, DependencyError
-from spatia_env.safe_folders import refuse_code
-from spatia_env.slam.geometry import Geometry
+from spatia_env.io.weights import refuse_code
+from spatia_env.slam.depth_network import Geometry
 
 LONG_SIDE = 518
 PATCH = 14

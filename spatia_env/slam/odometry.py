@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spatia_env._open3d import import_open3d
-from spatia_env.cameras import orthonormalise, so3_log
+from spatia_env.geometry import orthonormalise, so3_log
+from spatia_env.io.mesh import import_open3d
 
 ITERATIONS = (12, 8, 6)
 """Coarse to fine."""

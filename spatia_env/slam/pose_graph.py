@@ -13,8 +13,8 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.linalg import spsolve
 from torch import Tensor
 
-from spatia_env.cameras import hat3, invert_se3, orthonormalise, se3_exp, so3_log
 from spatia_env.errors import PoseError
+from spatia_env.geometry import hat3, invert_se3, orthonormalise, se3_exp, so3_log
 
 ITERATIONS = 20
 CONVERGED = 1e-9

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from spatia_env.errors import ActionError, CheckpointError, DependencyError
-from spatia_env.safe_folders import read_json, refuse_code
+from spatia_env.io.weights import read_json, refuse_code
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of colours, as both networks were trained."""

@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from spatia_env.errors import ActionError
-from spatia_env.falling import FALLING_PLANES
-from spatia_env.model.autoencoder import TinyAutoencoder
-from spatia_env.slam.continuation import CONTINUED_PLANES
+from spatia_env.models.autoencoder import TinyAutoencoder
+from spatia_env.models.spatial_conditioning import FALLING_PLANES
+from spatia_env.slam.plane_extrapolation import CONTINUED_PLANES
 from spatia_env.train.data import EpisodeStore, frame_batches, to_model
 from spatia_env.train.devices import device_of
-from spatia_env.train.loop import LoopConfig, Trainer, averaged_state
+from spatia_env.train.trainer import LoopConfig, Trainer, averaged_state
 
 LATENT_NOISE = 0.05
 """Standard deviation, in units of the latents' own, of noise added before decoding: a smoother latent space."""

@@ -15,12 +15,12 @@ from spatia_env.train.autoencoder import AutoencoderConfig, train_autoencoder
 from spatia_env.train.data import DataConfig, render_data
 from spatia_env.train.distill import DistillConfig, train_distill
 from spatia_env.train.encode import EncodeConfig, encode_folders
+from spatia_env.train.event_classifier import HearingConfig, train_hearing
+from spatia_env.train.export_checkpoint import ShipConfig, ship
 from spatia_env.train.geometry import GeometryConfig, train_geometry
-from spatia_env.train.hearing import HearingConfig, train_hearing
+from spatia_env.train.import_checkpoint import UnpackConfig, unpack
 from spatia_env.train.official import OfficialTrainConfig, train_official
-from spatia_env.train.rollouts import RolloutsConfig, make_rollouts
-from spatia_env.train.ship import ShipConfig, ship
-from spatia_env.train.unpack import UnpackConfig, unpack
+from spatia_env.train.self_rollouts import RolloutsConfig, make_rollouts
 from spatia_env.train.videos import VideosConfig, make_videos
 from spatia_env.train.videos_sim import VideosFromSimConfig, videos_from_sim
 from spatia_env.train.world_model import WorldModelConfig, train_world_model

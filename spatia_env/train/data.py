@@ -17,9 +17,9 @@ from safetensors import safe_open
 from torch import Tensor
 from tqdm import tqdm
 
+from spatia_env.io.weights import write_tensors
 from spatia_env.train.episodes import EpisodeConfig, record_episode
-from spatia_env.train.files import write_tensors
-from spatia_env.train.samples import CorruptionConfig, remember_episode
+from spatia_env.train.memory_simulation import CorruptionConfig, remember_episode
 
 BITS = ("dynamic", "known")
 """Boolean arrays, packed to bits along the width."""

@@ -9,15 +9,15 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from spatia_env.model.autoencoder import TinyAutoencoder
-from spatia_env.model.conditioning import known_planes
-from spatia_env.model.places import falling_in_view, place_planes
-from spatia_env.slam.continuation import continue_surfaces
+from spatia_env.io.weights import write_tensors
+from spatia_env.models.autoencoder import TinyAutoencoder
+from spatia_env.models.conditioning import known_planes
+from spatia_env.models.spatial_conditioning import falling_in_view, place_planes
+from spatia_env.slam.plane_extrapolation import continue_surfaces
 from spatia_env.train.autoencoder import load_trained
 from spatia_env.train.data import EpisodeFile, EpisodeStore, to_model
 from spatia_env.train.episodes import FRAMES
-from spatia_env.train.files import write_tensors
-from spatia_env.train.ship import half
+from spatia_env.train.export_checkpoint import half
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def encode_episodes(autoencoder: TinyAutoencoder, folder: Path) -> int:
     The first holds f16 latents of `frames` [1+8n, C, h, w] and of `render` [8n, C, h, w], the render's coverage
     `planes` [8n, 16, h, w], its `places` [8n, 20, h, w], the share `moving` [1+8n, h, w] of what moves, and u8
     `falling` [8n, 2, H, W/8], in bits, where flakes and balls would be. The second holds u8 `continued`
-    [n, 8, H, W, 4]: how surfaces go on beyond the render (`slam.continuation`), colours and nearness in 255ths.
+    [n, 8, H, W, 4]: how surfaces go on beyond the render (`slam.plane_extrapolation`), colours and nearness in 255ths.
     """
     written = 0
     for path in tqdm(sorted(folder.glob("*.safetensors")), desc=f"encode {folder.name}", mininterval=5):

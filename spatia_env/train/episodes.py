@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from spatia_env import vocabulary
-from spatia_env.cameras import path_from_twist
-from spatia_env.model.text import compose_text
+from spatia_env.events import vocabulary
+from spatia_env.geometry import path_from_twist
+from spatia_env.io.weights import write_tensors
+from spatia_env.models.text_encoder import compose_text
 from spatia_env.sim.scenes import SimScene
-from spatia_env.train.files import write_tensors
 
 FRAMES = 8
 FRAME_SECONDS = 0.1

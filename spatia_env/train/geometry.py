@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from spatia_env.errors import ActionError
-from spatia_env.slam.geometry import Geometry, Planes, TinyGeometry
+from spatia_env.slam.depth_network import Geometry, Planes, TinyGeometry
 from spatia_env.train.data import EpisodeStore
 from spatia_env.train.devices import device_of, to_device
 from spatia_env.train.geometry_data import Batch, Clip, geometry_batches, read_clip, read_picture
 from spatia_env.train.geometry_metrics import Tally
-from spatia_env.train.loop import LoopConfig, Trainer, averaged_state
+from spatia_env.train.trainer import LoopConfig, Trainer, averaged_state
 
 LOOKS = 5
 """Layers of attention of what is trained; a run from before them goes on with fresh, silent ones."""

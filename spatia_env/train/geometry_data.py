@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from spatia_env.slam.cues import FARTHEST, NEAREST, cues, fill
+from spatia_env.slam.depth_network import FARTHEST, NEAREST, cues, fill
 from spatia_env.train.data import EpisodeFile, EpisodeStore
 
 FRAMES = 8

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from spatia_env.slam.geometry import DYNAMIC_THRESHOLD, TOLERANCE, Geometry, static_weight
+from spatia_env.slam.depth_network import DYNAMIC_THRESHOLD, TOLERANCE, Geometry, static_weight
 
 
 class Tally:

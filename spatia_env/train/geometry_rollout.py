@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spatia_env.memory.scene import SceneMemory
-from spatia_env.slam.geometry import Geometry, GeometryEstimator, static_weight
+from spatia_env.memory.point_map import SceneMemory
+from spatia_env.slam.depth_network import Geometry, GeometryEstimator, static_weight
 from spatia_env.train.data import EpisodeFile, EpisodeStore
 from spatia_env.train.geometry_data import Clip, read_clip, read_picture
 from spatia_env.train.geometry_metrics import Tally

@@ -24,27 +24,27 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor
 
 from spatia_env.errors import ActionError
-from spatia_env.model.conditioning import add_noise
-from spatia_env.model.folders import KEPT_IN_FLOAT32, check_folder, load_module
-from spatia_env.model.keymaps import transformer_name
-from spatia_env.model.official import LORA_FILE, compute_device
-from spatia_env.model.prompts import PROMPT_SUFFIX, UMT5TextEncoder
-from spatia_env.model.sampling import (
+from spatia_env.io.weights import write_tensors
+from spatia_env.models.conditioning import add_noise
+from spatia_env.models.transformer import SpatiaTransformer3DModel
+from spatia_env.models.wan.autoencoder import WanAutoencoder
+from spatia_env.models.wan.folders import KEPT_IN_FLOAT32, check_folder, load_module
+from spatia_env.models.wan.keymaps import transformer_name
+from spatia_env.models.wan.pipeline import LORA_FILE, compute_device
+from spatia_env.models.wan.sampling import (
     ClipConditions,
     SamplerSettings,
     encode_conditions,
     from_uint8,
     predict_velocity,
 )
-from spatia_env.model.schedulers import RELEASE_SHIFT
-from spatia_env.model.sources import read_small
-from spatia_env.model.transformer import SpatiaTransformer3DModel
-from spatia_env.model.wan_autoencoder import WanAutoencoder
-from spatia_env.train.files import write_tensors
-from spatia_env.train.loop import LoopConfig, Trainer
+from spatia_env.models.wan.schedulers import RELEASE_SHIFT
+from spatia_env.models.wan.sources import read_small
+from spatia_env.models.wan.text_encoder import PROMPT_SUFFIX, UMT5TextEncoder
 from spatia_env.train.official_clips import ClipConfig, OfficialClip, random_clips
 from spatia_env.train.official_parts import ControlBranch, LowRank
 from spatia_env.train.parallel import Processes
+from spatia_env.train.trainer import LoopConfig, Trainer
 
 UNGUIDED = SamplerSettings(guidance_scale=1.0)
 DEV_SIGMAS = (0.3, 0.6, 0.9)

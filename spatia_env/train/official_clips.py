@@ -16,12 +16,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from spatia_env.cameras import invert_se3, unproject
 from spatia_env.errors import ActionError
-from spatia_env.memory.release_renderer import RADIUS_NDC, render_discs, voxel_means
-from spatia_env.memory.retrieval import retrieve
-from spatia_env.memory.scene import SceneMemory
-from spatia_env.model.rounds import (
+from spatia_env.geometry import invert_se3, unproject
+from spatia_env.memory.point_map import SceneMemory
+from spatia_env.models.wan.autoencoder import latent_frames
+from spatia_env.models.wan.sampling import check_clip_size
+from spatia_env.release.renderer import RADIUS_NDC, render_discs, voxel_means
+from spatia_env.release.retrieval import retrieve
+from spatia_env.release.rounds import (
     CANDIDATE_STRIDE,
     HISTORY_FRAMES,
     MAP_STRIDE,
@@ -29,8 +31,6 @@ from spatia_env.model.rounds import (
     ROUND_FRAMES,
     TARGET_STRIDE,
 )
-from spatia_env.model.sampling import check_clip_size
-from spatia_env.model.wan_autoencoder import latent_frames
 from spatia_env.train.data import EpisodeFile, EpisodeStore
 from spatia_env.train.episodes import FRAMES
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from spatia_env.errors import CheckpointError, DependencyError
-from spatia_env.model.adapters import AUTOREGRESSIVE, Adapters
-from spatia_env.model.keymaps import release_lora_layers, release_name
-from spatia_env.model.transformer import SpatiaTransformer3DModel
+from spatia_env.models.transformer import SpatiaTransformer3DModel
+from spatia_env.models.wan.keymaps import release_lora_layers, release_name
+from spatia_env.models.wan.lora import AUTOREGRESSIVE, Adapters
 
 TARGETS = r"blocks\.\d+\.(attn[12]\.(to_[qkv]|to_out\.0)|ffn\.net\.(0\.proj|2))"
 """Layers that a new adapter changes: projections and feed-forward layers of the main blocks, not of the branch."""

@@ -21,10 +21,10 @@ from urllib.parse import parse_qs, urlparse
 
 import numpy as np
 
+from spatia_env.actions import MAX_PROMPT_LENGTH, normalise_text
 from spatia_env.errors import DatasetError, PoseError, PromptError
-from spatia_env.pictures import pixel_intrinsics
-from spatia_env.poses import invert, rigid_problem
-from spatia_env.spaces import MAX_PROMPT_LENGTH, normalise_text
+from spatia_env.geometry import invert_se3, rigid_problem
+from spatia_env.io.images import pixel_intrinsics
 
 COLUMNS = 19
 MAX_LINES = 100_000
@@ -117,7 +117,7 @@ def write_cameras(
     """Write a camera file: `timestamps` [N] in microseconds, normalised `intrinsics` [4], `c2w` [N, 4, 4]."""
     lens = " ".join(f"{value:.9f}" for value in [*intrinsics, 0.0, 0.0])
     lines = [address]
-    for time, pose in zip(timestamps, invert(np.asarray(c2w, np.float64)), strict=True):
+    for time, pose in zip(timestamps, invert_se3(np.asarray(c2w, np.float64)), strict=True):
         lines.append(f"{int(time)} {lens} " + " ".join(f"{value:.9f}" for value in pose[:3].ravel()))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -219,7 +219,7 @@ def _poses(columns: np.ndarray, path: Path, numbers: list[int]) -> np.ndarray:
         problem = rigid_problem(matrix)
         if problem:
             raise PoseError(f"{path}, line {number}: w2c {problem}.")
-    return invert(w2c)
+    return invert_se3(w2c)
 
 
 def _source_of(address: str) -> str:

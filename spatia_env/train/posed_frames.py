@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from spatia_env.errors import DatasetError, ImageError, VideoError
-from spatia_env.pictures import fit_depth, fit_image, fit_mask, read_image
+from spatia_env.io.images import fit_depth, fit_image, fit_mask, read_image
 from spatia_env.train.posed import PosedVideo
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from spatia_env.cameras import invert_se3, orthonormalise, project, unproject
-from spatia_env.memory.scene import SceneMemory
-from spatia_env.slam.geometry import LEAST_CONFIDENCE, Geometry, GeometryEstimator, static_weight
-from spatia_env.starts import EYE_HEIGHT
+from spatia_env.geometry import invert_se3, orthonormalise, project, unproject
+from spatia_env.memory.point_map import SceneMemory
+from spatia_env.slam.depth_network import LEAST_CONFIDENCE, Geometry, GeometryEstimator, static_weight
+from spatia_env.world.starts import EYE_HEIGHT
 
 FRAMES = 8
 SCALES = (0.02, 50.0)
@@ -61,8 +61,8 @@ def open_estimator(config: DepthConfig) -> GeometryEstimator | None:
         from spatia_env.slam.mapanything import MapAnythingGeometry
 
         return MapAnythingGeometry.from_pretrained(config.mapanything)
-    from spatia_env.model.checkpoints import load_checkpoint
-    from spatia_env.openings import load_geometry
+    from spatia_env.models.loading import load_checkpoint
+    from spatia_env.world.reset import load_geometry
 
     return load_geometry(load_checkpoint(config.model))
 

@@ -16,8 +16,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from spatia_env.errors import ActionError, SpatiaError
-from spatia_env.slam.geometry import GeometryEstimator
+from spatia_env.slam.depth_network import GeometryEstimator
 from spatia_env.train.data import write_episode
+from spatia_env.train.memory_simulation import CorruptionConfig, remember_episode
 from spatia_env.train.posed import PosedVideo, camera_files, read_cameras, read_captions, windows
 from spatia_env.train.posed_frames import find_frames, read_planes, read_rows
 from spatia_env.train.posed_geometry import (
@@ -30,7 +31,6 @@ from spatia_env.train.posed_geometry import (
     understand,
     upright,
 )
-from spatia_env.train.samples import CorruptionConfig, remember_episode
 
 SCALE_FRAMES = 9
 """Frames of an episode whose own depth tells the poses' unit."""

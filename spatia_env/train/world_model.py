@@ -16,23 +16,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spatia_env.errors import ActionError
-from spatia_env.model.autoencoder import TinyAutoencoder
-from spatia_env.model.conditioning import add_noise, predict_clean, sample_few_steps
-from spatia_env.model.places import FALLING_CHANNELS, PLACE_CHANNELS
-from spatia_env.model.sentences import SentenceTextEncoder
-from spatia_env.model.transformer import SpatiaTransformer3DModel
+from spatia_env.models.autoencoder import TinyAutoencoder
+from spatia_env.models.conditioning import add_noise, predict_clean, sample_few_steps
+from spatia_env.models.spatial_conditioning import FALLING_CHANNELS, PLACE_CHANNELS
+from spatia_env.models.text_encoder import SentenceTextEncoder
+from spatia_env.models.transformer import SpatiaTransformer3DModel
 from spatia_env.train.autoencoder import load_trained, photo_batches
-from spatia_env.train.clips import (
-    Batch,
-    ClipStore,
-    Pixels,
-    dev_batches,
-    training_batches,
-)
-from spatia_env.train.detail import detail_loss
+from spatia_env.train.contrast_loss import detail_loss
+from spatia_env.train.dataset import Batch, ClipStore, Pixels, dev_batches, training_batches
 from spatia_env.train.devices import device_of, to_device
-from spatia_env.train.lighting import Relit, relight, render_loss
-from spatia_env.train.loop import LoopConfig, Trainer, averaged_state
+from spatia_env.train.relighting_loss import Relit, relight, render_loss
+from spatia_env.train.trainer import LoopConfig, Trainer, averaged_state
 
 SIZE_FILE = "transformer.json"
 UNKNOWN_DETAIL = 0.05

@@ -15,15 +15,16 @@ from typing import Any
 import numpy as np
 
 from spatia_env.errors import SpatiaError
-from spatia_env.viewer import markup, paths
+from spatia_env.viewer import html as markup
+from spatia_env.viewer import paths
+from spatia_env.viewer.control_panels import EditPanel, SpeakPanel, WalkPanel
+from spatia_env.viewer.display_panels import ClipPanel, SeePanel, TimelinePanel, WorldPanel
+from spatia_env.viewer.gc import give_back
 from spatia_env.viewer.jobs import Job
-from spatia_env.viewer.memory import give_back
-from spatia_env.viewer.panels_make import EditPanel, SpeakPanel, WalkPanel
-from spatia_env.viewer.panels_see import ClipPanel, SeePanel, TimelinePanel, WorldPanel
 from spatia_env.viewer.pictures import WIDTH
 from spatia_env.viewer.player import Player
+from spatia_env.viewer.scene_view import Stage
 from spatia_env.viewer.session import Session
-from spatia_env.viewer.stage import Stage
 from spatia_env.viewer.views import View, Views, may_leave
 
 TICK = 0.06

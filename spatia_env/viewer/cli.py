@@ -11,7 +11,7 @@ from typing import Any
 import tyro
 
 from spatia_env.errors import ActionError
-from spatia_env.viewer.memory import keep
+from spatia_env.viewer.gc import keep
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def open_playground(config: ViewConfig) -> tuple[Any, str]:
     Raises:
         SpatiaError: As the options are bad, the port is taken, or viser is missing.
     """
-    from spatia_env.viewer.library import Library
+    from spatia_env.viewer.saved_worlds import Library
     from spatia_env.viewer.server import open_server
     from spatia_env.viewer.session import Session
 
@@ -116,8 +116,8 @@ def make_env(config: ViewConfig) -> Any:
 
 def _size_of(path: Path | None) -> tuple[int, int] | None:
     """The size of a saved world's frames; None without one."""
-    from spatia_env.inputs import is_cloud
-    from spatia_env.world import World
+    from spatia_env.world.reset import is_cloud
+    from spatia_env.world.world import World
 
     return None if path is None or is_cloud(path) else World.load(path).state.size
 
@@ -138,7 +138,7 @@ def opening(config: ViewConfig) -> tuple[dict[str, Any], str]:
     if config.world is not None:
         return {"world": str(config.world), **prompt}, config.world.stem
     if config.case is not None:
-        from spatia_env.cases import read_case
+        from spatia_env.release.case import read_case
 
         case = read_case(config.case)
         options = {

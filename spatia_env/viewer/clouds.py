@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from spatia_env.io.images import depth_to_rgb
 from spatia_env.memory import blocks as blk
-from spatia_env.memory.scene import SceneMemory
-from spatia_env.video import depth_to_rgb
+from spatia_env.memory.point_map import SceneMemory
 
 Colouring = Literal["colour", "age", "confidence", "static / dynamic"]
 COLOURINGS: tuple[Colouring, ...] = ("colour", "age", "confidence", "static / dynamic")

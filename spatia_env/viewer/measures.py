@@ -175,9 +175,9 @@ def million_points(count: int) -> float:
 
 def big_map(count: int) -> Any:
     """A map of `count` points: rooms' walls and floors in colour, a voxel apart."""
-    from spatia_env.memory.cloud import PointCloud
+    from spatia_env.io.point_cloud import PointCloud
     from spatia_env.memory.editing import start_from
-    from spatia_env.memory.scene import SceneMemory
+    from spatia_env.memory.point_map import SceneMemory
 
     side = int(np.ceil(np.sqrt(count)))
     column, row = np.meshgrid(np.arange(side), np.arange(side), indexing="ij")

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from spatia_env.actions import MAX_ROTATION, MAX_TRANSLATION, MOVES, preset
-from spatia_env.cameras import interpolate_path, invert_se3, path_from_twist, pose_error
 from spatia_env.errors import ActionError
+from spatia_env.geometry import interpolate_path, invert_se3, path_from_twist, pose_error
 
 MAX_CLIPS = 16
 """Clips of one request."""

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from spatia_env.video import depth_to_rgb
-from spatia_env.viewer.moments import Clip, Moment
+from spatia_env.io.images import depth_to_rgb
+from spatia_env.viewer.history import Clip, Moment
 
 Layer = Literal["clip", "known / imagined", "depth", "memory's render", "what moves", "references"]
 LAYERS: tuple[Layer, ...] = (

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from spatia_env.viewer.moments import Moment
+from spatia_env.viewer.history import Moment
 from spatia_env.viewer.pictures import Layer, Reel
 
 FPS = 8.0

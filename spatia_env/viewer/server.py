@@ -19,7 +19,7 @@ from websockets.http11 import Request, Response
 
 from spatia_env.errors import DependencyError, ViewerError
 from spatia_env.viewer.guard import Guard, as_address, make_guard
-from spatia_env.viewer.limits import MAX_CLIENTS, MAX_MESSAGE, GuardedConnection
+from spatia_env.viewer.message_filter import MAX_CLIENTS, MAX_MESSAGE, GuardedConnection
 
 _STARTING = threading.Lock()
 TITLE = "spatia: the playground"

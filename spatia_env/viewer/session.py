@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spatia_env.cameras import unproject
-from spatia_env.contract import to_bytes
+from spatia_env.actions import MAX_EVENT_LENGTH, normalise_text
 from spatia_env.errors import ViewerError
-from spatia_env.spaces import MAX_EVENT_LENGTH, normalise_text
-from spatia_env.video import VideoWriter
+from spatia_env.geometry import unproject
+from spatia_env.io.video import VideoWriter
+from spatia_env.viewer.history import Clip, Moment, Timeline
 from spatia_env.viewer.jobs import Job, JobQueue
-from spatia_env.viewer.library import Library
-from spatia_env.viewer.moments import Clip, Moment, Timeline
 from spatia_env.viewer.paths import Path as CameraPath
+from spatia_env.viewer.saved_worlds import Library
+from spatia_env.world.observation import to_bytes
 
 MAX_VARIANTS = 8
 AHEAD = 1.5
@@ -102,12 +102,11 @@ class Session:
 
     def cloud_bytes(self) -> bytes:
         """The map of now as a PLY."""
-        from spatia_env.memory.cloud import PointCloud
-        from spatia_env.memory.storage import write_ply
+        from spatia_env.io.ply import write_ply
 
         with tempfile.TemporaryDirectory(prefix="spatia-") as folder:
             path = Path(folder) / "world.ply"
-            write_ply(path, PointCloud.of_memory(self.now.state.memory))
+            write_ply(path, self.now.state.memory.to_cloud())
             return path.read_bytes()
 
     def progress(self, job: Job, now: float) -> float:

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spatia_env.cameras import look_at, pose_error
+from spatia_env.geometry import look_at, pose_error
 from spatia_env.viewer.clouds import bounds
+from spatia_env.viewer.scene_view import rotation_of
 from spatia_env.viewer.session import Session
-from spatia_env.viewer.stage import rotation_of
 
 REST_SECONDS = (0.12, 0.5)
 """A view that has not moved for so long, at least and at most, has been let go."""

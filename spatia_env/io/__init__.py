@@ -1,0 +1,1 @@
+"""Files and pictures in and out, argument validation. May import: geometry, errors."""
