@@ -28,7 +28,7 @@ from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from spatia_env._open3d import import_open3d
+from spatia_env.io.mesh import import_open3d
 from spatia_env.errors import DependencyError
 
 # What each model is used as; the name is that of its folder in the catalogue.
@@ -269,13 +269,17 @@ def _largest_pieces(corners: np.ndarray, limit: int) -> np.ndarray:
     edges = (np.ones(2 * len(a)), (np.r_[a, a], np.r_[b, c]))
     _, label = connected_components(coo_array(edges, shape=(len(vertices),) * 2), directed=False)
     piece = label[a]
-    area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
-    count, total = np.bincount(piece), np.bincount(piece, area)
+    count, total = np.bincount(piece), np.bincount(piece, areas(corners))
     kept: list[int] = []
     for candidate in np.argsort(-total):
         if not kept or count[[*kept, candidate]].sum() <= limit:
             kept.append(int(candidate))
     return corners[np.isin(piece, kept)]
+
+
+def areas(corners: np.ndarray) -> np.ndarray:
+    """Area of each triangle [n, 3, 3], square metres."""
+    return np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1) / 2
 
 
 def _carried_uvs(soup: Soup, nearest: np.ndarray, corners: np.ndarray) -> np.ndarray:
@@ -400,9 +404,21 @@ def convert_model(archive: zipfile.ZipFile, row: dict[str, str]) -> dict[str, np
     size = np.ptp(soup.corners, axis=(0, 1))
     for faces in (face_budget(size), 2 * face_budget(size)):
         coarse = decimate(soup, faces)
-        if (np.ptp(coarse.corners, axis=(0, 1)) >= 0.85 * size - 0.01).all():
+        whole = (np.ptp(coarse.corners, axis=(0, 1)) >= 0.85 * size - 0.01).all()
+        if whole and areas(coarse.corners).sum() > 0.5 * areas(soup.corners).sum():
+            if coarse is not soup:
+                materials = [_without_pattern(m, soup.uvs[soup.material == i]) for i, m in enumerate(materials)]
             return pack(coarse, *bake_texture(coarse, materials))
     return None
+
+
+def _without_pattern(material: Material, uvs: np.ndarray) -> Material:
+    """The mean colour of a picture with strong contrast that is repeated: decimation tears such patterns."""
+    picture = material.picture
+    if picture is None or not len(uvs) or np.ptp(uvs, axis=(0, 1)).max() < 1.5 or picture.std() < 35:
+        return material
+    red, green, blue = (picture.mean((0, 1)) / 255).tolist()
+    return dataclasses.replace(material, colour=(red, green, blue), picture=None)
 
 
 def furniture(sh3f: Path, out: Path) -> None:

@@ -21,10 +21,10 @@ from spatia_env.sim.layout import (
     Room,
     ScenePlan,
     choose_texture,
+    describe,
     draw_light,
     holes_of,
 )
-from spatia_env.sim.prompts import describe
 
 WALL = 0.12  # thickness of a wall between two rooms, metres
 KINDS = {

@@ -253,7 +253,7 @@ def _sky_of(rng: np.random.Generator, name: str) -> np.ndarray:
 
 
 def _daylight(picture: np.ndarray) -> float:
-    return float(np.clip(175 / max(picture.mean(), 1), 0.9, 1.7))
+    return float(np.clip(165 / max(picture.mean(), 1), 0.9, 1.35))
 
 
 def paint_view(name: str, seed: int, radius: float, low: float, high: float, eye: float = 1.5) -> np.ndarray:
