@@ -18,6 +18,7 @@ import numpy as np
 from gymnasium.utils import RecordConstructorArgs
 
 from spatia_env.errors import ActionError
+from spatia_env.io.atomic import write_text
 from spatia_env.io.validation import check_keys
 
 FORMAT = "spatia-episode/1"
@@ -139,9 +140,7 @@ class RecordEpisodes(gym.Wrapper, RecordConstructorArgs):
         ]
         number = max((int(stem) + 1 for stem in taken if stem.isdigit()), default=0)
         path = self.folder / f"{self.prefix}-{number:04d}.json"
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        part.write_text(json.dumps(episode, indent=1, ensure_ascii=False), encoding="utf-8")
-        os.replace(part, path)
+        write_text(path, json.dumps(episode, indent=1, ensure_ascii=False), "episode")
         self.paths.append(path)
 
 

@@ -7,7 +7,6 @@ ids that learning libraries read as they come.
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from gymnasium.utils import RecordConstructorArgs
 from spatia_env.actions import EVENTS, MOVES, decode_discrete
 from spatia_env.errors import ActionError, EditError, WorldFullError
 from spatia_env.geometry import invert_se3
+from spatia_env.io.atomic import replacing
 from spatia_env.io.point_cloud import PointCloud
 from spatia_env.io.validation import as_real_array, check_keys
 from spatia_env.io.video import VideoWriter
@@ -228,17 +228,16 @@ class RecordClips(gym.Wrapper, RecordConstructorArgs):
 
     def _write_arrays(self, path: Path) -> None:
         rows = self._rows
-        part = path.with_name(f".{path.stem}.{os.getpid()}.part.npz")
-        np.savez_compressed(
-            part,
-            **_intrinsics_of(self.env),  # type: ignore[arg-type]
-            pose=np.concatenate(rows["pose"]),
-            depth=np.concatenate(rows["depth"]),
-            known=np.concatenate(rows["known"]),
-            reward=np.array(rows["reward"], dtype=np.float64),
-            actions=np.array(rows["actions"], dtype=str),
-        )
-        os.replace(part, path)
+        with replacing(path, "arrays") as stream:
+            np.savez_compressed(
+                stream,
+                **_intrinsics_of(self.env),  # type: ignore[arg-type]
+                pose=np.concatenate(rows["pose"]),
+                depth=np.concatenate(rows["depth"]),
+                known=np.concatenate(rows["known"]),
+                reward=np.array(rows["reward"], dtype=np.float64),
+                actions=np.array(rows["actions"], dtype=str),
+            )
 
     def _next_path(self) -> Path:
         taken = [

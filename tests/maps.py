@@ -4,12 +4,12 @@ import math
 
 import numpy as np
 import torch
-from spatia_env.memory.point_map import SceneMemory
 
 from rooms import room_view
 from spatia_env.geometry import intrinsics_from_fov, look_at, path_from_twist
 from spatia_env.memory import blocks as blk
 from spatia_env.memory.keyframes import Keyframe
+from spatia_env.memory.point_map import SceneMemory
 
 HEIGHT, WIDTH = 24, 32
 K = intrinsics_from_fov(60, HEIGHT, WIDTH)

@@ -2,12 +2,12 @@
 
 import numpy as np
 import torch
-from spatia_env.io.point_cloud import PointCloud
-from spatia_env.memory.point_map import SceneMemory
 
 from maps import map_of_points
 from spatia_env.geometry import intrinsics_from_fov, look_at
+from spatia_env.io.point_cloud import PointCloud
 from spatia_env.memory import blocks as blk
+from spatia_env.memory.point_map import SceneMemory
 from spatia_env.memory.regions import Box
 
 RED, GREY = (200, 30, 30), (120, 120, 120)

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from spatia_env.io.ply import write_ply
-from spatia_env.io.point_cloud import PointCloud
-from spatia_env.memory.point_map import SceneMemory
 
 from spatia_env.errors import ActionError, WorldFormatError, WorldIOError, WorldTooLargeError
 from spatia_env.geometry import intrinsics_from_fov, look_at
+from spatia_env.io.ply import write_ply
+from spatia_env.io.point_cloud import PointCloud
 from spatia_env.memory.export import export
 from spatia_env.memory.keyframes import Keyframe
+from spatia_env.memory.point_map import SceneMemory
 from spatia_env.world.reset import check_reset_options, is_cloud
 from spatia_env.world.starts import open_cloud
 

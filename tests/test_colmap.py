@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 from scipy.spatial.transform import Rotation
-from spatia_env.io.colmap import ColmapImage, quaternion, read_colmap, rotation_of, write_colmap
-from spatia_env.io.ply import read_ply
 
 from maps import HEIGHT, WIDTH, K, keyframes_of, map_of_points
 from spatia_env.errors import SpatiaError, WorldFormatError, WorldIOError, WorldTooLargeError
+from spatia_env.io.colmap import ColmapImage, quaternion, read_colmap, rotation_of, write_colmap
+from spatia_env.io.ply import read_ply
 from spatia_env.memory.export import export, read_points, to_opengl, transforms
 
 LENS = K.double().numpy()

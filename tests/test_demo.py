@@ -3,12 +3,12 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from spatia_env.io.video import read_video
 
 from contract_env import ContractEnv, H, T, W
 from spatia_env import cli
 from spatia_env.actions import EventText, decode_camera
 from spatia_env.geometry import rigid_problem, se3_exp
+from spatia_env.io.video import read_video
 from spatia_env.viewer import demo
 from spatia_env.viewer.demo import DemoConfig, plan, run_demo, simulate
 

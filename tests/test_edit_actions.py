@@ -5,10 +5,10 @@ import json
 import gymnasium as gym
 import numpy as np
 import pytest
-from spatia_env.io.point_cloud import PointCloud
 
 from maps import grid_points, map_of_points, same_map
 from spatia_env.errors import ActionError, PromptError
+from spatia_env.io.point_cloud import PointCloud
 from spatia_env.wrappers import EDITS, EditActions
 from untrained import write_untrained
 

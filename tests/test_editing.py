@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
-from spatia_env.io.ply import write_ply
-from spatia_env.io.point_cloud import PointCloud
-from spatia_env.memory.point_map import SceneMemory
 
 from maps import clip_at, grid_points, map_of_points, room_map, same_map
 from spatia_env.errors import EditError
 from spatia_env.geometry import intrinsics_from_fov, look_at
+from spatia_env.io.ply import write_ply
+from spatia_env.io.point_cloud import PointCloud
 from spatia_env.memory.editing import extract, freeze, insert, move, recolor, remove, rotate, start_from
+from spatia_env.memory.point_map import SceneMemory
 from spatia_env.memory.regions import Box, Click, Mask
 from tests.tables import (
     BOX,

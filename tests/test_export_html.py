@@ -7,9 +7,9 @@ import re
 import gymnasium as gym
 import numpy as np
 import pytest
-from spatia_env.io.video import read_video
 
 from spatia_env.errors import ActionError, WorldFormatError
+from spatia_env.io.video import read_video
 from spatia_env.viewer import export_html
 from spatia_env.viewer.export_html import Episode, Happening
 from spatia_env.wrappers import RecordClips

@@ -15,10 +15,10 @@ HEAVY = {"torch", "open3d", "pybullet", "diffusers", "transformers", "scipy", "P
 NUMPY_ONLY = (
     "actions",
     "cases",
-    "checks",
+    "io.validation",
     "errors",
     "inputs",
-    "pictures",
+    "io.images",
     "poses",
     "spaces",
     "tasks",

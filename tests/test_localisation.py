@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from spatia_env.memory.deformation import one_per_voxel, warp_steps
-from spatia_env.memory.point_map import SceneMemory
 
 from maps import room_map, same_map
 from rooms import room_view
 from spatia_env.geometry import intrinsics_from_fov, invert_se3, look_at, path_from_twist, pose_error, se3_exp
+from spatia_env.memory.deformation import one_per_voxel, warp_steps
 from spatia_env.memory.keyframes import Keyframe
 from spatia_env.memory.map import Map
+from spatia_env.memory.point_map import SceneMemory
 from spatia_env.slam.depth_network import Geometry
 from spatia_env.slam.pipeline import Slam, close_loop, spread_correction
 from spatia_env.slam.tracking import TrackResult

@@ -11,14 +11,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from spatia_env.memory.point_map import Growth, SceneMemory
-from spatia_env.memory.visibility import looked_through
 
 from maps import HEIGHT, WIDTH, clip_at, grid_points, map_of_points, room_map, same_map
 from spatia_env.errors import ActionError, WorldFullError
 from spatia_env.geometry import invert_se3, pixel_rays
 from spatia_env.memory import blocks as blk
 from spatia_env.memory.fusion import ECHO, FINE_RADIUS, MAX_WEIGHT
+from spatia_env.memory.point_map import Growth, SceneMemory
+from spatia_env.memory.visibility import looked_through
 
 
 def assert_sound(memory: SceneMemory) -> None:

@@ -7,10 +7,10 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
-from spatia_env.io.images import fit_depth, fit_image, fit_mask, pixel_intrinsics, psnr, read_image
 
 from spatia_env.errors import ImageError, PoseError, SpatiaError
 from spatia_env.io import images as pictures
+from spatia_env.io.images import fit_depth, fit_image, fit_mask, pixel_intrinsics, psnr, read_image
 
 H, W = 30, 50
 

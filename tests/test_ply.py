@@ -7,9 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from spatia_env.io.mesh import import_open3d
-from spatia_env.io.ply import read_ply, write_ply
-from spatia_env.io.point_cloud import PointCloud
 
 from spatia_env.errors import (
     SpatiaError,
@@ -18,6 +15,9 @@ from spatia_env.errors import (
     WorldIOError,
     WorldTooLargeError,
 )
+from spatia_env.io.mesh import import_open3d
+from spatia_env.io.ply import read_ply, write_ply
+from spatia_env.io.point_cloud import PointCloud
 
 
 def cloud_of(count: int, seed: int = 0) -> PointCloud:

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from spatia_env.io.video import write_video
 
 from rooms import room_view
 from spatia_env.errors import DatasetError, PoseError, PromptError, SpatiaError, VideoError
 from spatia_env.geometry import intrinsics_from_fov, invert_se3, look_at, path_from_twist
+from spatia_env.io.video import write_video
 from spatia_env.train.posed import camera_files, read_cameras, read_captions, windows, write_cameras
 from spatia_env.train.posed_frames import find_frames, read_planes, read_rows
 from spatia_env.train.posed_geometry import metric_scale, placed, upright

@@ -8,11 +8,11 @@ import tarfile
 import gymnasium as gym
 import numpy as np
 import pytest
-from spatia_env.io.video import read_video
 
 from contract_env import ContractEnv
 from spatia_env.datasets import RecordShards, collector, deltas, save_minari
 from spatia_env.errors import ActionError
+from spatia_env.io.video import read_video
 from spatia_env.record import RecordConfig, run_record
 from spatia_env.recording import RecordEpisodes, digest, first_difference, read_episode
 from spatia_env.replay import ReplayConfig, run_replay

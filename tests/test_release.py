@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from spatia_env.io.ply import read_ply
 
 from spatia_env.errors import ActionError, CaseError, CheckpointError
 from spatia_env.geometry import invert_se3
+from spatia_env.io.ply import read_ply
 from spatia_env.release.pipeline import ReleaseConfig, main, run_release
 from spatia_env.release.renderer import voxel_means
 from spatia_env.release.rounds import Round, plan_rounds

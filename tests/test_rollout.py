@@ -3,13 +3,13 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from spatia_env.io.images import fit_image
-from spatia_env.io.video import read_video
 
 from contract_env import ContractEnv, T
 from spatia_env import cli
 from spatia_env.errors import CaseError
 from spatia_env.geometry import invert_se3
+from spatia_env.io.images import fit_image
+from spatia_env.io.video import read_video
 from spatia_env.release import rollout
 from spatia_env.release.case import read_case, write_poses
 from spatia_env.release.rollout import RolloutConfig, clips_of, run_rollout

@@ -4,14 +4,14 @@ import dataclasses
 
 import pytest
 import torch
-from spatia_env.memory.deformation import slide
-from spatia_env.memory.point_map import SceneMemory
 
 from maps import same_map
 from rooms import room_view
 from spatia_env.geometry import intrinsics_from_fov, invert_se3, look_at, project, se3_exp, unproject
+from spatia_env.memory.deformation import slide
 from spatia_env.memory.keyframes import Keyframe
 from spatia_env.memory.map import Map
+from spatia_env.memory.point_map import SceneMemory
 from spatia_env.slam import depth_refinement as multi_view_stereo
 from spatia_env.slam.depth_refinement import candidates, refine, revise
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from spatia_env.memory.point_map import SceneMemory
 
 from maps import clip_at, keyframes_of, room_map
 from saved import assert_same, damage_content
@@ -20,9 +19,8 @@ from spatia_env.errors import (
     WorldIOError,
 )
 from spatia_env.memory import blocks as blk
-from spatia_env.memory import codecs
-from spatia_env.memory import storage as bundle
-from spatia_env.memory import storage as database
+from spatia_env.memory import codecs, storage
+from spatia_env.memory.point_map import SceneMemory
 from spatia_env.memory.storage import BundleState, load_bundle, save_bundle, saves
 
 
@@ -158,7 +156,7 @@ def test_contents_that_this_process_has_not_checked_are_written_anew(state, ram_
     path = ram_path / "a"
     save_bundle(path, state)
     damage_content(path)
-    monkeypatch.setattr(bundle, "_VERIFIED", {})
+    monkeypatch.setattr(storage, "_VERIFIED", {})
     assert save_bundle(path, state).kept == 0
     assert_same(load_bundle(path), state)
 
@@ -248,7 +246,7 @@ def test_a_full_disk_leaves_the_old_world(state, later, ram_path, file_limit):
 def test_two_writers_do_not_mix(state, later, ram_path, monkeypatch):
     path = ram_path / "a"
     save_bundle(path, state)
-    monkeypatch.setattr(database, "_WAIT", 0.05)
+    monkeypatch.setattr(storage, "_WAIT", 0.05)
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(WorldIOError, match="another process"):

@@ -7,7 +7,6 @@ import zlib
 
 import numpy as np
 import pytest
-from spatia_env.memory.point_map import SceneMemory
 
 from maps import grid_points, keyframes_of, map_of_points
 from saved import assert_same, damage_content
@@ -19,6 +18,7 @@ from spatia_env.errors import (
     WorldVersionError,
 )
 from spatia_env.memory import codecs
+from spatia_env.memory.point_map import SceneMemory
 from spatia_env.memory.storage import BundleState, load_bundle, save_bundle
 
 

@@ -19,9 +19,8 @@ import faults
 from maps import keyframes_of, map_of_points, same_map
 from saved import assert_same
 from spatia_env.errors import SpatiaError, WorldIOError
-from spatia_env.io import atomic as files
-from spatia_env.memory import storage as bundle
-from spatia_env.memory.storage import BundleState, load_bundle, save_bundle
+from spatia_env.io import atomic
+from spatia_env.memory.storage import BundleState, load_bundle, save_bundle, saves
 
 traced = pytest.mark.skipif(not faults.available(), reason="children cannot be traced here")
 
@@ -210,7 +209,7 @@ def test_left_over_files_are_swept_and_live_ones_kept(ram_path):
     (ram_path / ".w.spatia.folder.tmp").mkdir()
     (ram_path / ".other.spatia.00.tmp").write_bytes(b"x")
     (ram_path / "notes.tmp").write_bytes(b"x")
-    with files.scratch(target) as (live, _):
+    with atomic.scratch(target) as (live, _):
         save_bundle(target, world(0))
         assert sorted(os.listdir(ram_path)) == sorted(
             [".other.spatia.00.tmp", live.name, "notes.tmp", "w.spatia"]
@@ -235,4 +234,4 @@ def test_a_file_that_another_process_replaced_is_written_anew(ram_path):
     report = save_bundle(path, world(1))
     assert report.kept == 0
     assert_same(load_bundle(path), world(1))
-    assert bundle.saves(path) == [2]
+    assert saves(path) == [2]

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from spatia_env.errors import ActionError
 from spatia_env.geometry import (
     intrinsics_from_fov,
     invert_se3,
@@ -54,7 +53,7 @@ def errors(result, true):
 @pytest.mark.parametrize("size", [1.0, 3.0])
 def test_planted_drift_is_found(seed, size):
     rgb, _, commanded, true, view = clip(DRIFT * size, seed)
-    result = track(rgb, None, commanded, K, view)
+    result = track(rgb, commanded, K, view)
     metres, degrees = errors(result, true)
     assert result.ok
     assert metres < 0.004 * size + 0.003
@@ -66,10 +65,10 @@ def test_planted_drift_is_found(seed, size):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_without_drift_the_command_is_kept_to_the_bit(seed):
-    rgb, depth, commanded, _, view = clip(torch.zeros(6), seed)
+    rgb, _, commanded, _, view = clip(torch.zeros(6), seed)
     generator = torch.Generator().manual_seed(seed)
     noisy = (rgb + 0.03 * torch.randn(rgb.shape, generator=generator)).clamp(0, 1)
-    result = track(noisy, depth, commanded, K, view)
+    result = track(noisy, commanded, K, view)
     assert torch.equal(result.c2w, commanded)
     assert not result.ok
     assert (result.translation, result.rotation) == (0.0, 0.0)
@@ -80,7 +79,7 @@ def test_another_light_and_a_mover_do_not_matter():
     rgb, _, commanded, true, view = clip()
     dim = rgb * 0.6 + 0.1
     dim[..., 30:55, 20:50] = torch.tensor([0.9, 0.1, 0.1])[:, None, None]
-    metres, degrees = errors(track(dim, None, commanded, K, view), true)
+    metres, degrees = errors(track(dim, commanded, K, view), true)
     assert metres < 0.006
     assert degrees < 0.15
 
@@ -110,20 +109,17 @@ def test_what_has_no_weight_is_not_looked_at():
     weight[..., :60] = 0
     # Most of the picture moved together: only the weight tells that this is not the camera.
     fooled = torch.where(weight[:, None] > 0, rgb, view.rgb.roll(4, dims=-1))
-    metres, degrees = errors(track(fooled, None, commanded, K, view, weight), true)
+    metres, degrees = errors(track(fooled, commanded, K, view, weight), true)
     assert metres < 0.02
     assert degrees < 0.4
 
 
-@pytest.mark.parametrize("method", ["direct", "open3d"])
-def test_a_bare_wall_and_an_empty_map_change_nothing(method):
+def test_a_bare_wall_and_an_empty_map_change_nothing():
     rgb, _, commanded, _, view = clip()
     bare = View(torch.full_like(view.rgb, 0.5), view.depth, view.known)
     empty = View(torch.zeros_like(view.rgb), torch.zeros_like(view.depth), torch.zeros_like(view.known))
     for frames, model in ((torch.full_like(rgb, 0.5), bare), (rgb, empty)):
-        result = track(
-            frames, model.depth if method == "open3d" else None, commanded, K, model, method=method
-        )
+        result = track(frames, commanded, K, model)
         assert torch.equal(result.c2w, commanded)
         assert not result.ok
     assert result.inlier_ratio == 0.0
@@ -131,7 +127,7 @@ def test_a_bare_wall_and_an_empty_map_change_nothing(method):
 
 def test_an_unbelievable_correction_is_refused():
     rgb, _, commanded, _, view = clip(torch.tensor([0.0, 0.0, 0.0, 0.0, 0.13, 0.0]))
-    result = track(rgb, None, commanded, K, view)
+    result = track(rgb, commanded, K, view)
     assert torch.equal(result.c2w, commanded)
     assert not result.ok
 
@@ -139,32 +135,17 @@ def test_an_unbelievable_correction_is_refused():
 def test_a_frame_of_another_world_is_refused():
     _, _, commanded, _, view = clip()
     other = torch.rand(view.rgb.shape, generator=torch.Generator().manual_seed(1))
-    result = track(other, None, commanded, K, view)
+    result = track(other, commanded, K, view)
     assert torch.equal(result.c2w, commanded)
     assert not result.ok
 
 
 def test_the_correction_grows_over_the_clip():
     rgb, _, commanded, _, view = clip()
-    result = track(rgb, None, commanded, K, view)
+    result = track(rgb, commanded, K, view)
     moved, turned = pose_error(result.c2w, commanded)
     assert torch.allclose(turned, turned[-1] * torch.arange(1, T + 1) / T, atol=0.01)
     assert torch.allclose(moved, moved[-1] * torch.arange(1, T + 1) / T, atol=1e-4)
-
-
-def test_open3d_with_measured_depth_finds_the_drift():
-    rgb, depth, commanded, true, view = clip()
-    metres, degrees = errors(track(rgb, depth, commanded, K, view, method="open3d"), true)
-    assert metres < 0.01
-    assert degrees < 0.3
-
-
-def test_errors_say_what_to_do():
-    rgb, depth, commanded, _, view = clip()
-    with pytest.raises(ActionError, match="open3d"):
-        track(rgb, depth, commanded, K, view, method="magic")
-    with pytest.raises(ActionError, match="depth"):
-        track(rgb, None, commanded, K, view, method="open3d")
 
 
 @pytest.mark.parametrize(

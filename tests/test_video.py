@@ -3,11 +3,11 @@ import os
 import numpy as np
 import pytest
 from PIL import Image
-from spatia_env.io.images import contact_sheet, depth_to_rgb, mask_to_rgb, write_sheet
-from spatia_env.io.video import VideoWriter, read_video, write_video
 
 from spatia_env.errors import ActionError, VideoError
 from spatia_env.io import video
+from spatia_env.io.images import contact_sheet, depth_to_rgb, mask_to_rgb, write_sheet
+from spatia_env.io.video import VideoWriter, read_video, write_video
 
 H, W = 33, 47  # odd on purpose: the codec wants even sides
 

@@ -5,12 +5,12 @@ import threading
 import numpy as np
 import pytest
 import torch
-from spatia_env.io.point_cloud import PointCloud
-from spatia_env.memory.point_map import SceneMemory
 
 from spatia_env.errors import ActionError, EditError, SpatiaError, ViewerError
 from spatia_env.geometry import look_at, pose_error, so3_exp
+from spatia_env.io.point_cloud import PointCloud
 from spatia_env.memory.editing import start_from
+from spatia_env.memory.point_map import SceneMemory
 from spatia_env.memory.queries import raycast
 from spatia_env.viewer import html as markup
 from spatia_env.viewer import objects as things

@@ -1,11 +1,11 @@
 """The map in tiles as the playground sends it: everything once, near tiles first, within a budget."""
 
 import numpy as np
-from spatia_env.io.point_cloud import PointCloud
-from spatia_env.memory.point_map import SceneMemory
 
+from spatia_env.io.point_cloud import PointCloud
 from spatia_env.memory import blocks as blk
 from spatia_env.memory.editing import start_from
+from spatia_env.memory.point_map import SceneMemory
 from spatia_env.viewer import clouds
 
 

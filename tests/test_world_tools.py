@@ -6,11 +6,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from spatia_env.io.point_cloud import PointCloud
 
 from maps import HEIGHT, WIDTH, clip_at, grid_points, map_of_points, same_map, view_at
 from spatia_env.errors import ActionError, EditError, PoseError, WorldFormatError, WorldFullError
 from spatia_env.geometry import path_from_twist
+from spatia_env.io.point_cloud import PointCloud
 from spatia_env.memory.regions import Box
 from spatia_env.world.queries import halted
 from worlds import room_world

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 from gymnasium.wrappers import TimeLimit
-from spatia_env.io.video import read_video
 
 from contract_env import ContractEnv, H, T, W
 from spatia_env.actions import EVENTS, MOVES
 from spatia_env.errors import ActionError
+from spatia_env.io.video import read_video
 from spatia_env.wrappers import (
     DiscreteActions,
     FlatCamera,

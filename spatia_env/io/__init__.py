@@ -1,1 +1,4 @@
-"""Files and pictures in and out, argument validation. May import: geometry, errors."""
+"""Files and their formats: images, video, point clouds, meshes, tensors, atomic writing, argument validation.
+
+May import `errors` and the geometry of cameras; knows neither the map nor a model.
+"""

@@ -26,8 +26,6 @@ _BITS = 14
 _OFFSET = 1 << (_BITS - 1)
 MAX_BLOCK = _OFFSET - 1
 """Block coordinates lie within plus or minus this (about 4 km at 0.5 m): points beyond are refused."""
-
-
 MIN_VOXEL, MAX_VOXELS_PER_SIDE = 1e-4, 1000
 """Voxels are at least 0.1 mm, and a block has at most 1000 of them along its edge (their index is an i32)."""
 
@@ -79,8 +77,12 @@ EMPTY = freeze(np.empty(0, dtype=POINT))
 def concatenate(blocks: Sequence[np.ndarray]) -> np.ndarray:
     """All points of some blocks in one array; of none, no points."""
     # As opaque rows: NumPy compares the fields of every pair of structured arrays, which takes longer than the copy.
-    rows = [np.empty(0, _ROW), *(block.view(_ROW) for block in blocks)]
-    return np.concatenate(rows).view(POINT)
+    return np.concatenate([raw(EMPTY), *(raw(block) for block in blocks)]).view(POINT)
+
+
+def raw(rows: np.ndarray) -> np.ndarray:
+    """Points [n] as opaque rows of bytes, to be copied or compared whole."""
+    return np.ascontiguousarray(rows).view(_ROW)
 
 
 def block_problem(block: np.ndarray, key: int, voxel: float, voxels_per_side: int) -> str:

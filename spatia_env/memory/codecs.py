@@ -1,17 +1,20 @@
-"""How arrays become bytes on disk: lossless, bounded when read, NumPy and zlib only.
+"""Lossless encoding of arrays as bytes, bounded when decoded (NumPy and zlib), and content hashes.
 
 Points are stored column by column. A voxel index says where its point lies to within a voxel, so a position
 is kept as the difference of its float bits from those of the voxel's centre; the other columns as differences
 from the row before. Bytes of equal significance are put together, the noisy ones as they are, the rest
-through zlib. This takes about 15 of the 36 bytes a point has in memory. This module knows neither files nor
-worlds.
+through zlib. This takes about 15 of the 36 bytes a point has in memory.
 """
 
+import functools
 import hashlib
 import struct
+import weakref
 import zlib
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from spatia_env.errors import WorldCorruptError
 from spatia_env.memory import blocks as blk
@@ -25,6 +28,55 @@ _SHUFFLE = struct.Struct("<BB")  # bytes an item, items between the terms of a d
 def digest(array: np.ndarray) -> str:
     """SHA-256 of an array's bytes in C order, in hexadecimal: the name of its content."""
     return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).hexdigest()
+
+
+class Digests:
+    """SHA-256 of immutable arrays, computed once for each array object for as long as it lives.
+
+    Blocks are never written to, and forks and snapshots share them, so a save hashes only what is new. The table holds
+    weak references: it neither keeps an array alive nor outlives it.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[weakref.ref, int, str]] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def of(self, array: np.ndarray | Tensor) -> str:
+        """The hash of an array's bytes in C order; remembered if the array cannot have changed meanwhile."""
+        entry = self._known.get(id(array))
+        if entry is not None and entry[0]() is array and entry[1] == _generation(array):
+            return entry[2]
+        name = digest(as_numpy(array))
+        self.learn(array, name)
+        return name
+
+    def learn(self, array: np.ndarray | Tensor, name: str) -> None:
+        """Remember a hash that is known already (of an array that was just read and checked)."""
+        generation, key = _generation(array), id(array)
+        if generation >= 0:
+            # The callback runs before the address can be given to another object.
+            self._known[key] = (weakref.ref(array, functools.partial(self._forget, key)), generation, name)
+
+    def _forget(self, key: int, _: weakref.ref) -> None:
+        self._known.pop(key, None)
+
+
+def as_numpy(array: np.ndarray | Tensor) -> np.ndarray:
+    """The array itself, or the tensor's values as an array."""
+    return array.detach().cpu().numpy() if isinstance(array, torch.Tensor) else array
+
+
+def _generation(array: np.ndarray | Tensor) -> int:
+    """A number that changes when the array does; -1 if it may change without a trace."""
+    if isinstance(array, torch.Tensor):
+        return array._version if not array.is_inference() else -1
+    return -1 if array.flags.writeable else 0
+
+
+DIGESTS = Digests()
+"""The table that all saves of a process share, since forks of a world share blocks."""
 
 
 def encode_array(array: np.ndarray) -> tuple[int, bytes]:

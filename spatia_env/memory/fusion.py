@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from spatia_env.geometry import unproject
+from spatia_env.io.images import to_uint8
 from spatia_env.memory import blocks as blk
 
 MAX_WEIGHT = 64.0
@@ -17,10 +18,21 @@ MAX_WEIGHT = 64.0
 FINE_RADIUS = 0.01
 """Metres: a sample this fine counts fully; coarser ones by the square of the ratio (their solid angle)."""
 ECHO = 0.01
-"""What a sample of known surface counts. A clip was made after the map's own render: where it shows what the map
-knows, it repeats the map, a little blurred, and is hardly evidence. At full weight every walk wears the map out: 1 to
-3.5 dB of a loop's last picture over 16 clips.
+"""Weight of a sample of known surface. A clip is made from the map's own render: where it shows known surface it
+repeats the map, a little blurred, and is hardly evidence. At weight 1 a loop of 16 clips loses 1 to 3.5 dB in its last
+picture.
 """
+
+
+@dataclass(frozen=True)
+class Growth:
+    """What one update did: points `added`, `confirmed` (seen again), `carved`, `evicted`; new area in m^2."""
+
+    added: int = 0
+    confirmed: int = 0
+    carved: int = 0
+    evicted: int = 0
+    area: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -46,7 +58,7 @@ def observe(
     voxel: float,
     voxels_per_side: int,
 ) -> Observation:
-    """Unproject the pixels with positive weight and depth; see `SceneMemory.update` for the shapes."""
+    """Unproject the pixels with positive weight and depth; shapes as in `SceneMemory.update`."""
     limit = blk.MAX_BLOCK * voxel * voxels_per_side * 0.99
     points = unproject(depth, K, c2w)
     keep = (weight > 0) & (depth > 0) & torch.isfinite(depth) & (points.abs().amax(-1) < limit)
@@ -67,13 +79,13 @@ def observe(
 
 def merge(
     touched: np.ndarray, old: list[np.ndarray], seen: Observation, step: int, voxels: int
-) -> tuple[dict[int, np.ndarray], dict[str, float]]:
-    """New contents of the `touched` block keys (sorted) and the counts added, confirmed and area (m^2).
+) -> tuple[dict[int, np.ndarray], Growth]:
+    """New contents of the `touched` block keys (sorted), and what was added and confirmed.
 
     Positions and colours are means weighted by confidence and fineness; the finest radius is kept.
     """
     if not len(touched):
-        return {}, {"added": 0, "confirmed": 0, "area": 0.0}
+        return {}, Growth()
     before = np.concatenate(old)
     slot = np.repeat(np.arange(len(touched)), [len(block) for block in old])
     old_key = slot * np.int64(voxels) + before["voxel"]
@@ -98,12 +110,8 @@ def merge(
     merged = {
         int(key): blk.freeze(rows[bounds[i] : bounds[i + 1]].copy()) for i, key in enumerate(touched.tolist())
     }
-    counts = {
-        "added": int(fresh.sum()),
-        "confirmed": int(exists.sum()),
-        "area": float((total["radius"][fresh].astype(np.float64) ** 2).sum()),
-    }
-    return merged, counts
+    area = float((total["radius"][fresh].astype(np.float64) ** 2).sum())
+    return merged, Growth(added=int(fresh.sum()), confirmed=int(exists.sum()), area=area)
 
 
 def _sums(seen: Observation, starts: np.ndarray) -> dict[str, np.ndarray]:
@@ -150,7 +158,7 @@ def _create(voxel: np.ndarray, new: dict[str, np.ndarray], step: int) -> np.ndar
     weight = new["weight"][:, None]
     rows["voxel"] = voxel
     rows["position"] = new["position"] / weight
-    rows["colour"] = np.rint(np.clip(new["colour"] / weight, 0, 1) * 255)
+    rows["colour"] = to_uint8(new["colour"] / weight)
     rows["weight"] = np.minimum(new["weight"], MAX_WEIGHT)
     rows["radius"] = new["radius"]
     rows["views"] = np.minimum(new["count"], 65535)

@@ -12,8 +12,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from spatia_env.geometry import invert_se3, project, unproject
-from spatia_env.memory.rendering import Render
+from spatia_env.geometry import invert_se3, unproject
+from spatia_env.memory.rendering import Render, sample_at
 from spatia_env.memory.splatting import surface_tolerance
 
 GRID = 4
@@ -44,17 +44,11 @@ def overlap(keyframes: list[Keyframe], render: Render, c2w: Tensor, K: Tensor) -
         c2w: Target poses [V, 4, 4].
         K: Intrinsics [3, 3] in pixels, of targets and keyframes.
     """
-    depth = render.depth
-    points = unproject(depth, K, c2w)[:, GRID // 2 :: GRID, GRID // 2 :: GRID]
+    points = unproject(render.depth, K, c2w)[:, GRID // 2 :: GRID, GRID // 2 :: GRID]
     valid = render.known[:, GRID // 2 :: GRID, GRID // 2 :: GRID].flatten(1)
     w2c = invert_se3(torch.stack([keyframe.c2w for keyframe in keyframes]))
     seen = torch.stack([keyframe.depth for keyframe in keyframes]).float()
-    uv, z = project(points.reshape(-1, 3), w2c, K)
-    column, row = uv[..., 0].floor().long(), uv[..., 1].floor().long()
-    height, width = seen.shape[-2:]
-    inside = (z > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    which = torch.arange(len(keyframes))[:, None].expand_as(column)
-    surface = seen[which, row.clamp(0, height - 1), column.clamp(0, width - 1)]
+    surface, z, inside = sample_at(points.reshape(-1, 3), w2c, K, seen)
     agrees = inside & (surface > 0) & ((surface - z).abs() < 2 * surface_tolerance(z))
     counts = (agrees.view(len(keyframes), *valid.shape) & valid).float().mean(-1)
     return counts.T
@@ -71,9 +65,7 @@ def select_references(
     if not keyframes or count == 0:
         return [], []
     chosen = target_views(len(c2w), count)
-    scores = overlap(
-        keyframes, Render(*(getattr(render, n)[chosen] for n in ("rgb", "depth", "known"))), c2w[chosen], K
-    )
+    scores = overlap(keyframes, render[chosen], c2w[chosen], K)
     rows, columns = linear_sum_assignment(-scores.numpy())
     picked = dict(zip(rows.tolist(), columns.tolist(), strict=True))
     best = int(scores.sum(0).argmax())

@@ -1,14 +1,14 @@
-"""What a saved world is made of: the state on one side, a manifest of named contents on the other.
+"""A world as a JSON manifest and the arrays it names, without knowing where these are stored.
 
-`describe` turns a state into a JSON manifest that refers to arrays by number, and a list of these contents, each
-named by its hash; `rebuild` turns that back, checking each number that a file claims before it is believed. This
-module does not know where the contents are kept.
+`describe` turns a state into a manifest that refers to arrays by number, and a list of these contents, each named by
+its hash; `rebuild` turns that back and checks every number that a file claims before it is used.
 """
 
 import dataclasses
+import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -22,9 +22,9 @@ from spatia_env.memory import blocks as blk
 from spatia_env.memory import codecs
 from spatia_env.memory.codecs import DIGESTS, as_numpy
 from spatia_env.memory.keyframes import Keyframe
-from spatia_env.memory.manifest import FORMAT, typed
 from spatia_env.memory.point_map import SceneMemory
 
+FORMAT = "spatia-world"
 MAX_KEYFRAMES = 100_000
 MAX_ARRAYS = 1_000
 MAX_SIDE = 16_384
@@ -290,3 +290,62 @@ def _get_keyframe(source: _Source, frame: _Row, depth: _Row, c2w: Tensor, step: 
     DIGESTS.learn(picture, source.names[frame.number])
     DIGESTS.learn(metres, source.names[depth.number])
     return Keyframe(picture, metres, c2w, step)
+
+
+# -- JSON -----------------------------------------------------------------------------------------------
+
+
+def to_json(manifest: dict[str, Any]) -> bytes:
+    """The one spelling of a manifest: sorted keys, no spaces, finite numbers."""
+    try:
+        text = json.dumps(manifest, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        same = json.loads(text) == manifest
+    except (TypeError, ValueError, RecursionError) as cause:
+        raise WorldFormatError(f"meta and settings must be plain JSON data ({cause}).") from cause
+    if not same:
+        raise WorldFormatError("meta and settings must be plain JSON data: text keys, lists, no tuples.")
+    return text.encode()
+
+
+def from_json(data: bytes) -> dict[str, Any]:
+    """Parse a manifest; keys that occur twice, NaN and absurd depth are refused.
+
+    Raises:
+        WorldFormatError: If it is not a JSON object of this format.
+    """
+    try:
+        manifest = json.loads(
+            data, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite
+        )
+    except (ValueError, RecursionError) as cause:
+        raise WorldFormatError(f"the world's manifest is not readable ({cause}).") from cause
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise WorldFormatError("the world's manifest is not one of this format.")
+    return manifest
+
+
+def typed(container: Any, key: Any, kind: type) -> Any:
+    """`container[key]`, which must be there and of this type."""
+    present = isinstance(container, Mapping) if isinstance(key, str) else isinstance(container, list)
+    if not present or (key not in container if isinstance(key, str) else key >= len(container)):
+        raise WorldFormatError(f"the world's manifest lacks {key!r}.")
+    value = container[key]
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise WorldFormatError(f"the world's manifest has {type(value).__name__} in {key!r}.")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise WorldFormatError("the world's manifest has a key twice.")
+    return found
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _no_constant(text)
+
+
+def _no_constant(text: str) -> float:
+    raise WorldFormatError(f"the world's manifest holds {text}.")

@@ -1,8 +1,7 @@
-"""Questions to a map: what does a ray meet, what is seen, is it free here, can one pass.
+"""Queries of a map: ray casting, visible points, occupancy, free distance.
 
-A point stands for a little ball, as large as the spacing of the samples around it, so surfaces have no gaps
-between their points. Every answer looks only at the blocks it needs. What nobody has seen counts as free;
-`exploration` knows seen from unseen.
+A point stands for a ball as large as the spacing of the samples around it, so surfaces have no gaps between their
+points. Every query reads only the blocks it needs. Unobserved space counts as free; `frontiers` tells it apart.
 """
 
 from dataclasses import dataclass
@@ -89,7 +88,7 @@ def visible(memory: SceneMemory, c2w: Tensor, K: Tensor, height: int, width: int
     check_intrinsics(K, "K")
     rows, _ = gather(memory, memory.visible_keys(c2w[None], K, height, width).tolist())
     depth = memory.render(c2w[None], K, height, width).depth[0].double()
-    column, row, z, inside = pixels_of(rows["position"], c2w, K, height, width)
+    row, column, z, inside = pixels_of(rows["position"], c2w, K, height, width)
     surface = depth[row, column]
     near = z <= (surface + surface_tolerance(surface)).numpy()
     return rows[inside & near & (surface > 0).numpy()]
@@ -132,12 +131,6 @@ def free_distance(memory: SceneMemory, start: Any, end: Any, radius: float = 0.1
     ahead = (across < touch) & (along > 0)
     contact = along[ahead] - np.sqrt(np.maximum(touch[ahead] ** 2 - across[ahead] ** 2, 0))
     return float(np.clip(contact.min(initial=length), 0, length))
-
-
-def path_free(memory: SceneMemory, start: Any, end: Any, radius: float = 0.15) -> bool:
-    """Whether a ball of `radius` metres can go straight from `start` [3] to `end` [3]; see `free_distance`."""
-    distance = np.linalg.norm(as_vector(end, "end") - as_vector(start, "start"))
-    return free_distance(memory, start, end, radius) >= float(distance) - 1e-9
 
 
 def ball(memory: SceneMemory, radius: np.ndarray) -> np.ndarray:

@@ -1,10 +1,10 @@
 """The case folder of the official release: a picture, cameras, intrinsics, prompts, and perhaps a mask.
 
     img.jpg          the first picture (or img.png, img.jpeg, img.webp)
-    w2c.txt          one JSON matrix a line, 3x4 or 4x4, world to camera, OpenCV axes; the first is the
-    picture's intrinsics.txt   [fx fy cx cy], divided by the width and the height prompt.txt       one line a
-    round; the last line holds for all rounds that follow mask.png         optional: white where the picture
-    shows things that move
+    w2c.txt          one JSON matrix a line, 3x4 or 4x4, world to camera, OpenCV axes; the first is the picture's
+    intrinsics.txt   [fx fy cx cy], divided by the width and the height
+    prompt.txt       one line a round; the last line holds for all rounds that follow
+    mask.png         optional: white where the picture shows things that move
 
 Matrices become `c2w` here and nowhere else. Every complaint names the file and the line.
 """

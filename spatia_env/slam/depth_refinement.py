@@ -2,8 +2,8 @@
 
 A keyframe's depth is an estimate until parallax has confirmed it. When a clip is filmed from farther away from a
 keyframe than any picture before, its depth is refined with the pictures of both places (`multi_view_stereo`),
-and the points that it shows move along its rays (`memory.deformation`), with the depth of the other keyframes. This needs
-poses that are right to a fraction of a pixel: where tracking has found that the camera strays, nothing is done.
+and the points that it shows move along its rays (`memory.deformation`), with the depth of the other keyframes. This
+needs poses that are right to a fraction of a pixel: where tracking has found that the camera strays, nothing is done.
 """
 
 import dataclasses

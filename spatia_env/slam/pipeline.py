@@ -2,8 +2,8 @@
 
 The clip's path is predicted (the command, moved by the drift found so far), the frames are aligned with what the map
 looks like from there, places that were mapped long ago are recognised, the disagreement of a loop is spread over the
-poses in between (`slam.pose_graph`) and moves the points that those poses wrote (`memory.deformation`), and depth and what
-moves are estimated at the refined poses. The map that comes in is not changed; the corrected one is returned.
+poses in between (`slam.pose_graph`) and moves the points that those poses wrote (`memory.deformation`), and depth and
+what moves are estimated at the refined poses. The map that comes in is not changed; the corrected one is returned.
 """
 
 import dataclasses
@@ -110,7 +110,7 @@ class Slam:
         tracked = TrackResult(path, 1.0, 0.0, 0.0, False)
         if follow:
             still = (geometry.dynamic <= 0.5).float()
-            tracked = track(rgb, geometry.depth, expected, scene_map.K, seen, still)
+            tracked = track(rgb, expected, scene_map.K, seen, still)
             scene_map, tracked = close_loop(scene_map, rgb, tracked, still, seen[len(rgb) - 1 :])
             tracked = _against_command(tracked, path)
             if not torch.equal(tracked.c2w, expected):
@@ -193,7 +193,7 @@ def close_loop(
     view = render_keyframes(old, tracked.c2w[-1:], scene_map.K, scene_map.size)
     if float(view.known.float().mean()) < LOOP_KNOWN:
         return scene_map, tracked
-    found = track(rgb[-1:], None, tracked.c2w[-1:], scene_map.K, view, still[-1:])
+    found = track(rgb[-1:], tracked.c2w[-1:], scene_map.K, view, still[-1:])
     enough = found.translation > LOOP_METRES or found.rotation > LOOP_DEGREES
     if not (found.ok and found.inlier_ratio >= LOOP_INLIERS and enough):
         return scene_map, tracked

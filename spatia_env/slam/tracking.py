@@ -1,9 +1,8 @@
 """Where a clip's cameras really are: align the frames with what the map looks like from the commanded poses.
 
 A generator may drift from the command; the map must not. The frames' own depth is no evidence here, since it was
-estimated with the map's help; so the default aligns brightness alone, on the map's depth (`alignment`).
-Corrections are bounded, and dropped unless frames and map agree better with them. `method="open3d"` runs
-Open3D's RGB-D odometry instead, for depth that was measured. This module does not know how the map is stored.
+estimated with the map's help; so brightness alone is aligned, on the map's depth (`alignment`). Corrections are
+bounded, and dropped unless frames and map agree better with them. This module does not know how the map is stored.
 """
 
 import math
@@ -14,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from spatia_env.errors import ActionError
 from spatia_env.geometry import orthonormalise, pixel_rays, scale_intrinsics, se3_exp
 from spatia_env.slam.depth_network import warp_grid
 
@@ -280,47 +278,25 @@ class TrackResult:
     loop_metres: float = 0.0
 
 
-def track(
-    rgb: Tensor,
-    depth: Tensor | None,
-    c2w: Tensor,
-    K: Tensor,
-    render: View,
-    weight: Tensor | None = None,
-    method: str = "direct",
-) -> TrackResult:
+def track(rgb: Tensor, c2w: Tensor, K: Tensor, render: View, weight: Tensor | None = None) -> TrackResult:
     """Estimate a clip's poses against the map.
 
     The drift is taken to grow evenly over the clip: frame i of T (from 1) has i / T of the last frame's.
 
     Args:
         rgb: Frames [T, 3, H, W] in [0, 1].
-        depth: Their z-depth [T, H, W] in metres, 0 = none; only "open3d" looks at it.
         c2w: Commanded poses [T, 4, 4].
         K: Intrinsics [3, 3] in pixels.
         render: The map as seen from the commanded poses.
         weight: Optional [T, H, W]; 0 where the frames show what moves or is unsure.
-        method: "direct" or "open3d".
-
-    Raises:
-        ActionError: Unknown method, or "open3d" without depth.
     """
     views = spread(len(rgb), VIEWS)
     share = (torch.tensor(views, dtype=torch.float32) + 1) / len(rgb)
     usable = render.known & (render.depth > 0)
     usable = usable if weight is None else usable & (weight > 0)
     rgb_v, map_rgb, map_depth, usable = (x[views] for x in (rgb, render.rgb, render.depth, usable))
-    if method == "direct":
-        found = align(rgb_v, K, map_rgb, map_depth, usable, share)
-        twist, enough = found.twist, found.pixels >= MIN_PIXELS
-    elif method == "open3d" and depth is not None:
-        from spatia_env.slam.odometry import open3d_odometry
-
-        twist, enough = open3d_odometry(rgb_v[-1], depth[-1], map_rgb[-1], map_depth[-1], usable[-1], K)
-    else:
-        raise ActionError(
-            f'track: method {method!r}: use "direct", or "open3d" with a depth for every frame.'
-        )
+    found = align(rgb_v, K, map_rgb, map_depth, usable, share)
+    twist, enough = found.twist, found.pixels >= MIN_PIXELS
     before, inliers_before, after, inliers = _agreement(rgb_v, K, map_rgb, map_depth, usable, share, twist)
     translation, rotation = float(twist[:3].norm()), float(torch.rad2deg(twist[3:].norm()))
     bounded = translation <= MAX_TRANSLATION and rotation <= MAX_ROTATION

@@ -6,7 +6,6 @@ fetch; its policy forbids it to. Texts are handed over as JSON and shown as text
 
 import base64
 import json
-import os
 import tempfile
 import zipfile
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ import numpy as np
 import tyro
 
 from spatia_env.errors import ActionError, WorldFormatError
+from spatia_env.io.atomic import write_text
 from spatia_env.io.video import read_video, write_video
 
 MAX_POINTS = 250_000
@@ -85,10 +85,7 @@ def main(argv: list[str]) -> int:
     source = find(config.episode)
     page = render(read_episode(source), config.fps, config.scale)
     out = config.out or source.with_suffix(".html")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    part.write_text(page, encoding="utf-8")
-    os.replace(part, out)
+    write_text(out, page, "page")
     print(f"wrote {out}, {out.stat().st_size / 1e6:.1f} MB")
     return 0
 

@@ -9,8 +9,7 @@ from torch import Tensor
 from spatia_env.errors import ActionError
 from spatia_env.geometry import check_rigid
 from spatia_env.io.validation import as_real_array
-from spatia_env.memory import frontiers as exploration
-from spatia_env.memory import queries
+from spatia_env.memory import frontiers, queries
 from spatia_env.memory.point_map import SceneMemory
 from spatia_env.world.state import HoldsState, WorldState
 
@@ -58,20 +57,20 @@ class WorldQueries:
         Both ends are positions [3] or poses [4, 4]. Unseen space counts as free.
         """
         begin = self._world.state.c2w if start is None else start
-        return exploration.find_path(
+        return frontiers.find_path(
             self._world.state.memory, _place(begin, "start"), _place(end, "end"), radius
         )
 
-    def frontier(self, min_area: float = 0.1) -> list[exploration.Frontier]:
+    def frontier(self, min_area: float = 0.1) -> list[frontiers.Frontier]:
         """Where free space meets what nobody has seen, largest piece first."""
         state = self._world.state
-        return exploration.frontier(state.memory, state.keyframes, state.K, min_area=min_area)
+        return frontiers.frontier(state.memory, state.keyframes, state.K, min_area=min_area)
 
-    def nearest_unseen(self, position: Any = None) -> exploration.Frontier | None:
+    def nearest_unseen(self, position: Any = None) -> frontiers.Frontier | None:
         """Where the nearest known surface runs on unseen, from the camera by default; None when all is seen."""
         state = self._world.state
         here = state.c2w[:3, 3] if position is None else _place(position, "position")
-        return exploration.nearest_unseen(state.memory, state.keyframes, state.K, here)
+        return frontiers.nearest_unseen(state.memory, state.keyframes, state.K, here)
 
 
 def halted(
@@ -105,7 +104,7 @@ def halted(
 def frontier_distance(state: WorldState) -> float:
     """Metres from the camera to the nearest frontier of the map (`memory.frontiers`); 0 without one."""
     position = state.c2w[:3, 3].double().numpy()
-    piece = exploration.nearest_unseen(state.memory, state.keyframes, state.K, position)
+    piece = frontiers.nearest_unseen(state.memory, state.keyframes, state.K, position)
     return 0.0 if piece is None else float(np.linalg.norm(piece.position - position))
 
 

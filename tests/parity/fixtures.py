@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan
-from spatia_env.io.weights import check_header, read_tensors
 from torch import Tensor
 
+from spatia_env.io.weights import check_header, read_tensors
 from spatia_env.models.transformer import SpatiaTransformer3DModel
 from spatia_env.models.wan.autoencoder import WAN22_CONFIG, WanAutoencoder
 from spatia_env.models.wan.keymaps import autoencoder_name, lora_layers, merge_lora, rename, transformer_name

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from spatia_env.io.images import write_sheet
-from spatia_env.io.video import write_video
 
 from spatia_env.errors import WorldFormatError
+from spatia_env.io.images import write_sheet
+from spatia_env.io.video import write_video
 
 from .layout import MARKS
 

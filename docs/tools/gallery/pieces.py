@@ -195,6 +195,7 @@ def _on_the_floor(world: Any, right: float, ahead: float) -> np.ndarray:
 def photograph(studio: Studio) -> Piece:
     """A photograph brought to life."""
     from skimage import data
+
     from spatia_env.io.images import depth_to_rgb
 
     picture = data.stereo_motorcycle()[0]

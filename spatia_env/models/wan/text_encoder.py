@@ -8,16 +8,14 @@ import hashlib
 import html
 import os
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from spatia_env.errors import DependencyError, PromptError
-from spatia_env.io.weights import read_tensors
+from spatia_env.io.weights import read_tensors, write_tensors
 from spatia_env.models.wan.folders import read_config, weight_files
 
 MAX_TOKENS = 512
@@ -151,11 +149,7 @@ class UMT5TextEncoder:
         path = self._path(text)
         if path is None:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
-        os.close(handle)
-        save_file({"rows": rows.contiguous()}, partial)
-        os.replace(partial, path)
+        write_tensors(path, {"rows": rows})
 
 
 def clean_prompt(text: str) -> str:

@@ -13,8 +13,14 @@ from typing import BinaryIO
 import numpy as np
 
 from spatia_env.errors import WorldCorruptError, WorldFormatError, WorldTooLargeError
-from spatia_env.io import atomic as files
-from spatia_env.io.point_cloud import DEFAULT_COLOUR, DEFAULT_RADIUS, MAX_COORDINATE, MAX_POINTS, PointCloud
+from spatia_env.io import atomic
+from spatia_env.io.point_cloud import (
+    DEFAULT_COLOUR,
+    DEFAULT_RADIUS,
+    MAX_COORDINATE,
+    MAX_POINTS,
+    PointCloud,
+)
 
 MAX_HEADER = 64 * 1024
 MAX_LINE = 4096
@@ -48,7 +54,7 @@ def write_ply(path: str | os.PathLike[str], cloud: PointCloud) -> None:
         *properties,
         "end_header",
     ]
-    with files.replacing(path, "point cloud") as stream:
+    with atomic.replacing(path, "point cloud") as stream:
         stream.write(("\n".join(header) + "\n").encode())
         stream.write(rows.tobytes())
 
@@ -62,8 +68,8 @@ def read_ply(path: str | os.PathLike[str], max_points: int = MAX_POINTS) -> Poin
         WorldTooLargeError: It declares more than `max_points`.
         WorldIOError: It cannot be opened, or is not a regular file.
     """
-    target = files.as_path(path, "point cloud")
-    with files.open_regular(target, "point cloud") as stream:
+    target = atomic.as_path(path, "point cloud")
+    with atomic.open_regular(target, "point cloud") as stream:
         header = _read_header(stream, str(target))
         if header.count > max_points:
             raise WorldTooLargeError(
@@ -177,7 +183,7 @@ def _read_binary(stream: BinaryIO, header: _Header, left: int, name: str) -> Poi
         if len(data) != size:  # another process cut it meanwhile
             raise WorldCorruptError(f"{name!r} ends before its last point.")
         parts.append(_cloud(np.frombuffer(data, header.row), header, name))
-    return _joined(parts)
+    return PointCloud.joined(parts)
 
 
 def _read_ascii(stream: BinaryIO, header: _Header, left: int, name: str) -> PointCloud:
@@ -196,7 +202,7 @@ def _read_ascii(stream: BinaryIO, header: _Header, left: int, name: str) -> Poin
         parts.append(_cloud(columns, header, name))
     if not header.more and stream.read(MAX_LINE).strip():
         raise WorldCorruptError(f"{name!r} goes on after its last point.")
-    return _joined(parts)
+    return PointCloud.joined(parts)
 
 
 def _row(stream: BinaryIO, header: _Header, name: str) -> list[bytes]:
@@ -242,11 +248,3 @@ def _positive(
     if not ((values >= 0) & (values <= 1e6)).all():
         raise WorldFormatError(f"{name!r}: {label} must be between 0 and a million.")
     return values.astype(np.float32)
-
-
-def _joined(parts: list[PointCloud]) -> PointCloud:
-    if not parts:
-        none = np.zeros(0, np.float32)
-        return PointCloud(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8), none, none)
-    names = ("position", "colour", "confidence", "radius")
-    return PointCloud(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))

@@ -1,27 +1,25 @@
-"""Move points: rigidly, after a closed loop has told where cameras really were; along rays, after parallax has told
-how far a surface really is.
+"""Deform the map: rigidly by step, after a loop closure corrected camera poses (`warp_steps`); along the rays of a
+picture, after its depth was refined (`slide`).
 
 Every point carries the step that first wrote it. Points that move are sorted into voxels again; untouched blocks are
-shared with the old map. What an edit wrote stays where the user put it.
+shared with the old map. Points of layer 1 (edited) do not move.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from spatia_env.geometry import invert_se3, project
+from spatia_env.geometry import invert_se3
 from spatia_env.memory import blocks as blk
 from spatia_env.memory.fusion import MAX_WEIGHT
+from spatia_env.memory.point_map import SceneMemory
+from spatia_env.memory.rendering import pixels_at
 from spatia_env.memory.splatting import surface_tolerance
 
-if TYPE_CHECKING:
-    from spatia_env.memory.point_map import SceneMemory
 
-
-def warp_steps(memory: "SceneMemory", corrections: Mapping[int, Tensor]) -> "SceneMemory":
+def warp_steps(memory: SceneMemory, corrections: Mapping[int, Tensor]) -> SceneMemory:
     """A map in which the points first written by step s are moved by `corrections[s]` [4, 4] (world).
 
     Args:
@@ -40,8 +38,8 @@ def warp_steps(memory: "SceneMemory", corrections: Mapping[int, Tensor]) -> "Sce
 
 
 def slide(
-    memory: "SceneMemory", c2w: Tensor, K: Tensor, depth: Tensor, factor: Tensor, first_step: int = 0
-) -> "SceneMemory":
+    memory: SceneMemory, c2w: Tensor, K: Tensor, depth: Tensor, factor: Tensor, first_step: int = 0
+) -> SceneMemory:
     """A map in which the points that a picture shows lie at another depth, on the same rays.
 
     Args:
@@ -74,23 +72,19 @@ def scaled(points: Tensor, c2w: Tensor, K: Tensor, depth: Tensor, factor: Tensor
     """By how much [n] the distance of points [n, 3] from a camera changes with the depth of its picture; 1 for those
     that it does not show. See `slide`.
     """
-    height, width = depth.shape
-    uv, z = project(points, invert_se3(c2w[None]), K)
-    uv, z = uv[0], z[0]
-    column, row = uv[:, 0].floor().long(), uv[:, 1].floor().long()
-    inside = (z > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    row, column = row.clamp(0, height - 1), column.clamp(0, width - 1)
+    found = pixels_at(points, invert_se3(c2w[None]), K, *depth.shape)
+    row, column, z, inside = (values[0] for values in found)
     surface = depth[row, column]
     shown = inside & (surface > 0) & ((surface - z).abs() < surface_tolerance(z))
     return torch.where(shown, factor[row, column], torch.ones_like(z))
 
 
 def _relocated(
-    memory: "SceneMemory",
+    memory: SceneMemory,
     keys: Iterable[int],
     moves: Callable[[np.ndarray], np.ndarray],
     move: Callable[[np.ndarray], np.ndarray],
-) -> "SceneMemory":
+) -> SceneMemory:
     """A map in which some observed points of the blocks `keys` are elsewhere: bool [n] and positions [n, 3] of rows."""
     changed, moved = {}, []
     for key in sorted(keys):

@@ -15,7 +15,7 @@ import numpy as np
 
 from spatia_env.errors import WorldFormatError, WorldTooLargeError
 from spatia_env.geometry import invert_se3
-from spatia_env.io import atomic as files
+from spatia_env.io import atomic
 from spatia_env.io.point_cloud import DEFAULT_RADIUS, MAX_COORDINATE, MAX_POINTS, PointCloud
 
 MAX_LINE = 1 << 20  # a line of images.txt lists all the points that a picture sees
@@ -59,11 +59,11 @@ def write_colmap(folder: str | os.PathLike[str], images: list[ColmapImage], clou
         rows.append(f"{number} {numbers} {camera} {image.name}\n\n")
     head = "# Written by spatia_env. See https://colmap.github.io/format.html\n"
     lenses = [f"{n} PINHOLE {' '.join(f'{v!r}' for v in lens)}\n" for lens, n in cameras.items()]
-    with files.replacing(folder / "cameras.txt") as stream:
+    with atomic.replacing(folder / "cameras.txt") as stream:
         stream.write((head + "".join(lenses)).encode())
-    with files.replacing(folder / "images.txt") as stream:
+    with atomic.replacing(folder / "images.txt") as stream:
         stream.write((head + "".join(rows)).encode())
-    with files.replacing(folder / "points3D.txt") as stream:
+    with atomic.replacing(folder / "points3D.txt") as stream:
         stream.write(head.encode())
         for start in range(0, len(cloud), 1 << 16):
             position = cloud.position[start : start + (1 << 16)].tolist()
@@ -85,7 +85,7 @@ def read_colmap(folder: str | os.PathLike[str], max_points: int = MAX_POINTS) ->
         WorldTooLargeError: More points, pictures or longer lines than the limits.
         WorldIOError: A file is missing or cannot be read.
     """
-    root = files.as_path(folder, "COLMAP model")
+    root = atomic.as_path(folder, "COLMAP model")
     for candidate in (root, root / "sparse" / "0", root / "sparse"):
         if (candidate / "cameras.txt").exists():
             root = candidate
@@ -197,7 +197,7 @@ def _read_points(path: Path, max_points: int) -> PointCloud:
 
 def _lines(path: Path) -> Iterator[tuple[str, list[str]]]:
     """Words of each line that is not a comment, with a name for error messages."""
-    with files.open_regular(path, "COLMAP file") as stream:
+    with atomic.open_regular(path, "COLMAP file") as stream:
         number = 0
         while line := stream.readline(MAX_LINE + 1):
             number += 1

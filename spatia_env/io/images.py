@@ -1,19 +1,22 @@
-"""Pictures that users bring in, and their cameras: read, checked, and fitted to the size of the frames.
+"""Images: read and checked, fitted with their cameras to the size of the frames, converted, coloured, compared.
 
-Sizes are read from the file's header before anything is decoded. Numpy and Pillow only; this module does not
-know what a world is.
+Sizes are read from the file's header before anything is decoded. NumPy and Pillow only; `to_float` and `to_uint8` take
+tensors as well.
 """
 
 import os
 import stat
 import struct
 import warnings
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from spatia_env.errors import ImageError, PoseError
+from spatia_env.errors import ActionError, ImageError, PoseError
+from spatia_env.io.atomic import replacing
 from spatia_env.io.validation import as_real_array
 
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -23,6 +26,11 @@ MAX_ASPECT = 8.0
 MAX_FILE_BYTES = 512 * 2**20
 DEFAULT_FOV = 60.0
 """Horizontal field of view in degrees of a picture that comes without intrinsics."""
+# Dark violet (near) to yellow (far), eight points of matplotlib's public-domain "viridis".
+_VIRIDIS = np.array(
+    [(68, 1, 84), (70, 50, 127), (54, 92, 141), (39, 127, 142), (31, 161, 135), (74, 194, 109), (159, 218, 58),
+     (253, 231, 37)], np.float32,
+)  # fmt: skip
 
 
 def read_image(source: Any) -> np.ndarray:
@@ -33,13 +41,11 @@ def read_image(source: Any) -> np.ndarray:
     taken.
 
     Args:
-        source: A path, or an array: uint8 [H, W, 3], [H, W, 4] or [H, W], or floats in [0, 1] of these
-        shapes.
+        source: A path, or an array: uint8 [H, W, 3], [H, W, 4] or [H, W], or floats in [0, 1] of these shapes.
 
     Raises:
-        ImageError: Not a readable PNG, JPEG or WebP; fewer than 8 pixels along a side, more than 64
-        megapixels, longer
-            than 8 times its other side; an array of another kind.
+        ImageError: Not a readable PNG, JPEG or WebP; fewer than 8 pixels along a side, more than 64 megapixels,
+            longer than 8 times its other side; an array of another kind.
     """
     if isinstance(source, str | os.PathLike):
         return _read_file(os.fspath(source))
@@ -105,7 +111,7 @@ def _read_array(source: Any) -> np.ndarray:
     if array.dtype.kind == "f":
         if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
             raise ImageError("image: floats must be finite and in [0, 1]; use uint8 for 0 to 255.")
-        array = np.round(array * 255).astype(np.uint8)
+        array = to_uint8(array)
     if array.dtype != np.uint8:
         raise ImageError(f"image: expected uint8, got {array.dtype}; divide 16-bit values by 257.")
     return _to_rgb(Image.fromarray(np.ascontiguousarray(array)))
@@ -129,8 +135,7 @@ def fit_image(
         image: uint8 [H, W, 3].
         height: Pixels wanted.
         width: Pixels wanted.
-        intrinsics: Camera of the *given* picture: `[fx, fy, cx, cy]` divided by its width and height, or a
-        3x3
+        intrinsics: Camera of the *given* picture: `[fx, fy, cx, cy]` divided by its width and height, or a 3x3
             matrix in its pixels. None means square pixels, 60 degrees across, centred.
 
     Returns:
@@ -154,8 +159,7 @@ def fit_depth(depth: Any, image_size: tuple[int, int], height: int, width: int) 
     """The depth of a picture, cropped and resampled (nearest) as `fit_image` does with the picture.
 
     Args:
-        depth: z-depth [H, W] in metres, of the picture's own size; NaN, infinite and negative values count as
-        none.
+        depth: z-depth [H, W] in metres, of the picture's own size; NaN, infinite and negative values count as none.
         image_size: (H, W) of the picture before it was fitted.
         height: Pixels wanted.
         width: Pixels wanted.
@@ -243,14 +247,108 @@ def pixel_intrinsics(intrinsics: Any, height: int, width: int) -> np.ndarray:
     return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
 
 
-def psnr(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> float:
-    """Peak signal-to-noise ratio in dB of two uint8 pictures [..., H, W, 3]; 99 when they are equal.
+def to_float(image: Any) -> Any:
+    """A uint8 array or tensor as float32 in [0, 1]."""
+    return (image.astype(np.float32) if isinstance(image, np.ndarray) else image.float()) / 255
+
+
+def to_uint8(image: Any) -> Any:
+    """A float array or tensor in [0, 1] as uint8, rounded; values beyond are clipped."""
+    if isinstance(image, np.ndarray):
+        return np.rint(np.clip(image * 255, 0, 255)).astype(np.uint8)
+    return (image * 255).round().clamp(0, 255).byte()
+
+
+def psnr(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None, cap: float = 99.0) -> float:
+    """Peak signal-to-noise ratio in dB of two uint8 pictures [..., H, W, 3].
 
     Args:
         a: One picture, or several.
         b: The other, of the same shape.
         mask: bool [..., H, W], True where pixels count; None counts all.
+        cap: The most that is returned, also for equal pictures.
     """
     squared = (a.astype(np.float64) - b.astype(np.float64)) ** 2
     error = float((squared if mask is None else squared[mask]).mean())
-    return 99.0 if error == 0 else float(min(99.0, 10 * np.log10(255**2 / error)))
+    return cap if error == 0 else float(min(cap, 10 * np.log10(255**2 / error)))
+
+
+def depth_to_rgb(depth: np.ndarray, far: float | None = None) -> np.ndarray:
+    """Colours, uint8 [..., H, W, 3], of z-depth [..., H, W]: violet is near, yellow far, black none.
+
+    Args:
+        depth: Metres, 0 = none.
+        far: Depth of the last colour; None takes the 98th percentile of what is there.
+    """
+    depth = np.asarray(depth, dtype=np.float32)
+    valid = depth > 0
+    if far is None:
+        far = float(np.percentile(depth[valid], 98)) if valid.any() else 1.0
+    place = np.clip(depth / max(far, 1e-6), 0, 1) * (len(_VIRIDIS) - 1)
+    channels = [np.interp(place, np.arange(len(_VIRIDIS)), _VIRIDIS[:, c]) for c in range(3)]
+    return np.where(valid[..., None], np.stack(channels, axis=-1), 0).astype(np.uint8)
+
+
+def mask_to_rgb(mask: np.ndarray) -> np.ndarray:
+    """White where a mask [..., H, W] is set, dark grey elsewhere, uint8 [..., H, W, 3]."""
+    grey = np.where(np.asarray(mask) > 0, 235, 40).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=-1)
+
+
+def contact_sheet(
+    rows: Sequence[tuple[str, np.ndarray]],
+    columns: Sequence[str] = (),
+    cell_height: int = 128,
+    gap: int = 4,
+) -> Image.Image:
+    """A picture of labelled rows of frames.
+
+    Args:
+        rows: (label, frames uint8 [N, H, W, 3]); rows may differ in N, all frames share one shape H x W.
+        columns: A caption for each column, cut to its width.
+        cell_height: Pixels; frames are resized to it.
+        gap: Pixels between cells.
+
+    Raises:
+        ActionError: If there are no rows, or frames are not uint8 RGB.
+    """
+    if not rows:
+        raise ActionError("contact_sheet: give at least one row.")
+    for label, frames in rows:
+        if frames.ndim != 4 or frames.dtype != np.uint8 or frames.shape[-1] != 3:
+            raise ActionError(f"contact_sheet: row {label!r} is {frames.dtype} {list(frames.shape)}.")
+    height, width = rows[0][1].shape[1:3]
+    cell_width = max(1, round(width * cell_height / height))
+    font = ImageFont.load_default(size=13)
+    margin = gap + max(round(font.getlength(label)) for label, _ in rows) + 2 * gap
+    header = 22 if columns else gap
+    count = max(len(frames) for _, frames in rows)
+    size = (margin + count * (cell_width + gap), header + len(rows) * (cell_height + gap))
+    sheet = Image.new("RGB", size, (250, 250, 248))
+    draw = ImageDraw.Draw(sheet)
+    for index, caption in enumerate(columns[:count]):
+        draw.text(
+            (margin + index * (cell_width + gap), 4), _cut(caption, font, cell_width), (60, 60, 60), font=font
+        )
+    for row, (label, frames) in enumerate(rows):
+        top = header + row * (cell_height + gap)
+        draw.text((gap, top + cell_height // 2 - 8), label, (60, 60, 60), font=font)
+        for column, frame in enumerate(frames):
+            cell = Image.fromarray(frame).resize((cell_width, cell_height), Image.Resampling.LANCZOS)
+            sheet.paste(cell, (margin + column * (cell_width + gap), top))
+    return sheet
+
+
+def write_sheet(path: str | Path, sheet: Image.Image) -> Path:
+    """Write a picture as png; it appears under its name when it is complete."""
+    with replacing(path, "picture") as stream:
+        sheet.save(stream, "PNG")
+    return Path(path)
+
+
+def _cut(text: str, font: Any, width: int) -> str:
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "...") > width:
+        text = text[:-1]
+    return text.rstrip() + "..."

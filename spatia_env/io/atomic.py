@@ -1,4 +1,4 @@
-"""Writing files so that a crash or a full disk leaves either the old file or the new one, and nothing else.
+"""Atomic file writing: a crash or a full disk leaves either the old file or the new one, and nothing else.
 
 What is written goes to a temporary file beside its destination, under a lock, and is renamed when it is
 complete and on the disk. Leftovers of killed processes are recognised by their missing lock and removed.
@@ -82,6 +82,13 @@ def replacing(path: str | os.PathLike[str], what: str = "file") -> Iterator[Bina
         os.fsync(handle)
         os.replace(name, target)
         sync_folder(target.parent)
+
+
+def write_text(path: str | os.PathLike[str], text: str, what: str = "file") -> Path:
+    """Write UTF-8 text atomically; see `replacing`."""
+    with replacing(path, what) as stream:
+        stream.write(text.encode())
+    return Path(path)
 
 
 @contextmanager

@@ -1,10 +1,10 @@
-"""The maths of `rendering`, one pixel and one point at a time: slow, plain, and what the tests compare with."""
+"""The maths of `memory.rendering`, one pixel and one point at a time: slow and plain."""
 
 import torch
 from torch import Tensor
 
-from spatia_env.memory.rendering import MIN_WEIGHT, Render, _close_holes_reference
-from spatia_env.memory.splatting import COVER, MAX_RADIUS_PX, NEAR, PAD, PIXEL_SIZED
+from spatia_env.memory.rendering import ENCLOSED, LINES, MIN_WEIGHT, REACH, Render
+from spatia_env.memory.splatting import COVER, MAX_RADIUS_PX, NEAR, PAD, PIXEL_SIZED, surface_tolerance
 
 
 def render_points_reference(
@@ -54,4 +54,36 @@ def render_points_reference(
                 if tents >= MIN_WEIGHT:
                     out[view, :, row + PAD, column + PAD] = total / quality
                     known[view, row + PAD, column + PAD] = True
-    return _close_holes_reference(Render(out[:, :3], out[:, 3], known)).cropped(PAD)
+    return close_holes_reference(Render(out[:, :3], out[:, 3], known)).cropped(PAD)
+
+
+def close_holes_reference(render: Render) -> Render:
+    """The same as `close_holes`, one pixel at a time."""
+    rgb, depth, known = render.rgb.clone(), render.depth.clone(), render.known.clone()
+    views, height, width = known.shape
+    for view in range(views):
+        values = torch.cat([render.rgb[view], render.depth[view][None]])
+        for row in range(REACH, height - REACH):
+            for column in range(REACH, width - REACH):
+                if render.known[view, row, column]:
+                    continue
+                found, neighbours = [], []
+                for down, right in ((0, 1), (1, 0), (1, 1), (1, -1)):
+                    ends = []
+                    for sign in (1, -1):
+                        for distance in range(1, REACH + 1):
+                            r, c = row + sign * distance * down, column + sign * distance * right
+                            if render.known[view, r, c]:
+                                ends.append((values[:, r, c], distance))
+                                if distance == 1:
+                                    neighbours.append(values[:, r, c])
+                                break
+                    if len(ends) == 2:
+                        (a, m), (b, n) = ends
+                        if m + n <= REACH + 1 and abs(a[3] - b[3]) < 2 * surface_tolerance(min(a[3], b[3])):
+                            found.append((a * n + b * m) / (m + n))
+                if len(found) >= LINES or len(neighbours) >= ENCLOSED:
+                    value = torch.stack(found if len(found) >= LINES else neighbours).mean(0)
+                    rgb[view, :, row, column], depth[view, row, column] = value[:3], value[3]
+                    known[view, row, column] = True
+    return Render(rgb, depth, known)

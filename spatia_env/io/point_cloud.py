@@ -1,14 +1,13 @@
-"""Plain point clouds: what is exchanged with files, meshes and other worlds."""
+"""Coloured point clouds, as they are exchanged with files, meshes and other worlds."""
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 
 from spatia_env.errors import EditError, WorldTooLargeError
 from spatia_env.geometry import rigid_problem
 from spatia_env.io.validation import as_real_array, as_real_number
-from spatia_env.memory.point_map import SceneMemory
 
 MAX_POINTS = 50_000_000
 """Clouds from files and meshes have at most this many points."""
@@ -37,20 +36,21 @@ class PointCloud:
         return len(self.position)
 
     @classmethod
+    def joined(cls, parts: "Sequence[PointCloud]") -> "PointCloud":
+        """The points of several clouds, in their order; of none, no points."""
+        none = np.zeros(0, np.float32)
+        parts = [cls(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8), none, none), *parts]
+        return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
+
+    @classmethod
     def of_rows(cls, rows: np.ndarray) -> "PointCloud":
-        """The points of an array of `blocks.POINT`."""
+        """The points of a map's rows (`memory.blocks.POINT`)."""
         return cls(
             np.ascontiguousarray(rows["position"]),
             np.ascontiguousarray(rows["colour"]),
             np.ascontiguousarray(rows["weight"]),
             rows["radius"].astype(np.float32),
         )
-
-    @classmethod
-    def of_memory(cls, memory: SceneMemory, layers: Collection[int] | None = None) -> "PointCloud":
-        """The points of a map, of some `layers` only (0 observed, 1 edited), in the order of its blocks."""
-        rows = memory.points()
-        return cls.of_rows(rows if layers is None else rows[np.isin(rows["layer"], list(layers))])
 
     @classmethod
     def of_mesh(

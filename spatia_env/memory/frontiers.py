@@ -1,10 +1,11 @@
-"""What has been seen, where it ends, and where to look next.
+"""Occupancy grid, frontiers between free and unknown space, and path planning (A*).
 
-Keyframes have depth, so each says which space it looked through. Space is cut into cells; a cell is free when
-some keyframe saw through its middle, occupied when the map has a point in it, and unknown otherwise. Where
-free space meets unknown space lies the frontier.
+Keyframes have depth, so each says which space it looked through. A cell is free when some keyframe saw through its
+centre, occupied when the map has a point in it, and unknown otherwise. Where free cells meet unknown ones lies the
+frontier.
 """
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -184,8 +185,6 @@ def find_path(
 def _search(
     memory: SceneMemory, a: np.ndarray, b: np.ndarray, radius: float, step: float
 ) -> np.ndarray | None:
-    import heapq
-
     goal = tuple(np.rint((b - a) / step).astype(int).tolist())
     came: dict[tuple[int, ...], tuple[int, ...] | None] = {(0, 0, 0): None}
     cost = {(0, 0, 0): 0}
@@ -263,7 +262,7 @@ def _mark_free(
     size = np.floor(corners.max(0) / cell).astype(np.int64) - first + 1
     cells = np.indices(tuple(size.tolist())).reshape(3, -1).T + first
     height, width = keyframe.depth.shape
-    column, row, z, inside = pixels_of((cells + 0.5) * cell, keyframe.c2w, K, height, width)
+    row, column, z, inside = pixels_of((cells + 0.5) * cell, keyframe.c2w, K, height, width)
     surface = keyframe.depth.double().numpy()[row, column]
     seen = inside & (surface > 0) & (z < np.minimum(surface, max_range))
     state[tuple((cells[seen] - low).T)] = 1

@@ -1,8 +1,8 @@
-"""The scene memory: a persistent (immutable) map of points that clips are written into and rendered from.
+"""The point map: an immutable map of points in blocks that clips are fused into and views are rendered from.
 
 `update` returns a new map that shares every untouched block with the old one, so a snapshot is a reference
-and a fork costs nothing until it steps. Cost follows what the cameras see, not the age of the world. This
-module does not know where frames, depth or masks come from.
+and a fork is O(1). Cost follows what the cameras see, not the age of the world. `keys_in_box` and `keys_along` find
+blocks near something without looking at the whole map.
 """
 
 import dataclasses
@@ -16,21 +16,11 @@ from torch import Tensor
 
 from spatia_env.errors import ActionError, WorldFullError
 from spatia_env.geometry import invert_se3
+from spatia_env.io.point_cloud import PointCloud
 from spatia_env.memory import blocks as blk
-from spatia_env.memory.fusion import Observation, merge, observe
+from spatia_env.memory.fusion import Growth, merge, observe
 from spatia_env.memory.rendering import Render, render_rows
 from spatia_env.memory.visibility import looked_through
-
-
-@dataclass(frozen=True)
-class Growth:
-    """What one update did: points `added`, `confirmed` (seen again), `carved`, `evicted`; new area in m^2."""
-
-    added: int = 0
-    confirmed: int = 0
-    carved: int = 0
-    evicted: int = 0
-    area: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -81,6 +71,11 @@ class SceneMemory:
         """All points as one structured array (`blocks.POINT`), in the order of the block keys."""
         return self._gather(np.sort(np.fromiter(self.blocks, dtype=np.int64, count=len(self.blocks))))
 
+    def to_cloud(self, layers: Collection[int] | None = None) -> PointCloud:
+        """The points of some `layers` (0 observed, 1 edited; all by default), in the order of the block keys."""
+        rows = self.points()
+        return PointCloud.of_rows(rows if layers is None else rows[np.isin(rows["layer"], list(layers))])
+
     def visible_points(self, c2w: Tensor, K: Tensor, height: int, width: int) -> np.ndarray:
         """Points of all blocks that at least one camera `c2w` [V, 4, 4] has in its frustum."""
         return self._gather(self.visible_keys(c2w, K, height, width))
@@ -127,20 +122,12 @@ class SceneMemory:
         """
         seen = observe(rgb, depth, weight, c2w, K, confirm_only, self.voxel, self.voxels_per_side)
         carved = self._carve(depth, weight, c2w, K) if self.carve else {}
-        changed, growth = self._merge(seen, carved, step)
-        memory = self.with_blocks(changed)
-        memory, evicted = memory.bounded()
+        touched = np.unique(seen.block)
+        old = [carved.get(key, self.blocks.get(key, blk.EMPTY)) for key in touched.tolist()]
+        merged, growth = merge(touched, old, seen, step, self.voxels_per_side**3)
+        memory, evicted = self.with_blocks({**carved, **merged}).bounded()
         removed = sum(len(self.blocks[key]) - len(block) for key, block in carved.items())
         return memory, dataclasses.replace(growth, carved=removed, evicted=evicted)
-
-    def _merge(self, seen: Observation, carved: dict[int, np.ndarray], step: int) -> tuple[dict, Growth]:
-        """Blocks that change: the touched ones merged with what was seen, and the carved ones."""
-        changed = dict(carved)
-        touched = np.unique(seen.block)
-        old = [changed.get(key, self.blocks.get(key, blk.EMPTY)) for key in touched.tolist()]
-        merged, growth = merge(touched, old, seen, step, self.voxels_per_side**3)
-        changed.update(merged)
-        return changed, growth_from(growth)
 
     def _carve(self, depth: Tensor, weight: Tensor, c2w: Tensor, K: Tensor) -> dict[int, np.ndarray]:
         """Blocks without the points that the new views look through."""
@@ -219,9 +206,45 @@ class SceneMemory:
         return keys[inside.any(0).numpy()]
 
 
-def growth_from(counts: dict[str, float]) -> Growth:
-    """`Growth` of the counts that `fusion.merge` reports."""
-    return Growth(added=int(counts["added"]), confirmed=int(counts["confirmed"]), area=float(counts["area"]))
+def keys_in_box(memory: SceneMemory, low: np.ndarray, high: np.ndarray) -> list[int]:
+    """Sorted keys of the map's blocks that meet the box from `low` [3] to `high` [3] metres."""
+    # A voxel wider, since a point on the border of two blocks may be in either.
+    first = np.floor((np.asarray(low, np.float64) - memory.voxel) / memory.block)
+    last = np.floor((np.asarray(high, np.float64) + memory.voxel) / memory.block)
+    first = np.clip(first, -blk.MAX_BLOCK - 1, blk.MAX_BLOCK + 1).astype(np.int64)
+    last = np.clip(last, -blk.MAX_BLOCK - 2, blk.MAX_BLOCK).astype(np.int64)
+    sides = last - first + 1
+    if (sides <= 0).any():
+        return []
+    if np.prod(sides.astype(np.float64)) <= 2 * len(memory.blocks) + 64:
+        grid = np.indices(tuple(sides.tolist())).reshape(3, -1).T + first
+        return [key for key in blk.pack_blocks(grid).tolist() if key in memory.blocks]
+    keys = np.sort(np.fromiter(memory.blocks, dtype=np.int64, count=len(memory.blocks)))
+    at = blk.unpack_blocks(keys)
+    return keys[((at >= first) & (at <= last)).all(-1)].tolist()
+
+
+def keys_along(memory: SceneMemory, start: np.ndarray, end: np.ndarray, reach: float) -> list[int]:
+    """Keys of the map's blocks within `reach` metres of the segment, those nearer to its start first."""
+    length = float(np.linalg.norm(end - start))
+    half = reach + memory.block / 4
+    samples = np.linspace(0, 1, int(np.ceil(length / (memory.block / 2))) + 1)
+    centres = start + samples[:, None] * (end - start)
+    # Cubes of half-width `half` around samples half a block apart cover everything within `reach` of the segment.
+    spans = np.arange(int(np.ceil(2 * half / memory.block)) + 1)
+    offsets = np.minimum(spans * memory.block, 2 * half) - half
+    corners = np.stack(np.meshgrid(offsets, offsets, offsets, indexing="ij"), axis=-1).reshape(-1, 3)
+    cells = np.floor((centres[:, None] + corners).reshape(-1, 3) / memory.block)
+    inside = (np.abs(cells) <= blk.MAX_BLOCK).all(-1)
+    found = dict.fromkeys(blk.pack_blocks(cells[inside]).tolist())
+    return [key for key in found if key in memory.blocks]
+
+
+def gather(memory: SceneMemory, keys: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of these blocks in one array, and where each block begins [len(keys) + 1]."""
+    owned = [memory.blocks[key] for key in keys]
+    bounds = np.cumsum([0, *(len(block) for block in owned)])
+    return blk.concatenate(owned), bounds
 
 
 def _plane(lateral: Tensor, z: Tensor, tangent: float) -> Tensor:

@@ -1,36 +1,20 @@
-"""Films and contact sheets: uint8 frames in, mp4 and png out.
+"""Write and read mp4: uint8 frames, H.264 by the ffmpeg binary of `imageio-ffmpeg`, clip by clip.
 
-H.264 by the ffmpeg that `imageio-ffmpeg` ships. A file appears under its name only when it is complete.
+A file appears under its name only when it is complete. ffmpeg is run directly: imageio's own writer ignores its exit
+code, so a film cut short by a full disk would pass for whole.
 """
 
 import contextlib
 import os
 import subprocess
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
 from spatia_env.errors import ActionError, VideoError
-
-# Dark violet (near) to yellow (far), eight points of matplotlib's public-domain "viridis".
-_VIRIDIS = np.array(
-    [
-        [68, 1, 84],
-        [70, 50, 127],
-        [54, 92, 141],
-        [39, 127, 142],
-        [31, 161, 135],
-        [74, 194, 109],
-        [159, 218, 58],
-        [253, 231, 37],
-    ],
-    dtype=np.float32,
-)
 
 
 class VideoWriter:
@@ -85,26 +69,13 @@ class VideoWriter:
 
     def _start(self, size: tuple[int, int]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # yuv420p halves the colour planes, so both sides must be even: `_enlarge` repeats the last row or
-        # column.
+        # yuv420p halves the colour planes, so both sides must be even: `_enlarge` repeats the last row or column.
         width, height = (side * self.scale + side * self.scale % 2 for side in size)
-        source = [
-            "-f",
-            "rawvideo",
-            "-pix_fmt",
-            "rgb24",
-            "-s",
-            f"{width}x{height}",
-            "-r",
-            str(self.fps),
-            "-i",
-            "-",
-        ]
-        coding = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "16", "-threads", "1"]
-        target = ["-movflags", "+faststart", f"file:{self._part}"]
+        source = f"-f rawvideo -pix_fmt rgb24 -s {width}x{height} -r {self.fps} -i -"
+        coding = "-c:v libx264 -pix_fmt yuv420p -crf 16 -threads 1 -movflags +faststart"
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by _stop
         self._process = subprocess.Popen(
-            [_ffmpeg(), "-v", "error", "-y", *source, *coding, *target],
+            [_ffmpeg(), "-v", "error", "-y", *source.split(), *coding.split(), f"file:{self._part}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=self._log,
@@ -199,86 +170,3 @@ def _enlarge(frame: np.ndarray, scale: int) -> np.ndarray:
     frame = frame.repeat(scale, axis=0).repeat(scale, axis=1)
     height, width = frame.shape[:2]
     return np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-
-
-def depth_to_rgb(depth: np.ndarray, far: float | None = None) -> np.ndarray:
-    """Colours, uint8 [..., H, W, 3], of z-depth [..., H, W]: violet is near, yellow far, black none.
-
-    Args:
-        depth: Metres, 0 = none.
-        far: Depth of the last colour; None takes the 98th percentile of what is there.
-    """
-    depth = np.asarray(depth, dtype=np.float32)
-    valid = depth > 0
-    if far is None:
-        far = float(np.percentile(depth[valid], 98)) if valid.any() else 1.0
-    place = np.clip(depth / max(far, 1e-6), 0, 1) * (len(_VIRIDIS) - 1)
-    channels = [np.interp(place, np.arange(len(_VIRIDIS)), _VIRIDIS[:, c]) for c in range(3)]
-    return np.where(valid[..., None], np.stack(channels, axis=-1), 0).astype(np.uint8)
-
-
-def mask_to_rgb(mask: np.ndarray) -> np.ndarray:
-    """White where a mask [..., H, W] is set, dark grey elsewhere, uint8 [..., H, W, 3]."""
-    grey = np.where(np.asarray(mask) > 0, 235, 40).astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=-1)
-
-
-def contact_sheet(
-    rows: Sequence[tuple[str, np.ndarray]],
-    columns: Sequence[str] = (),
-    cell_height: int = 128,
-    gap: int = 4,
-) -> Image.Image:
-    """A picture of labelled rows of frames.
-
-    Args:
-        rows: (label, frames uint8 [N, H, W, 3]); rows may differ in N, all frames share one shape H x W.
-        columns: A caption for each column, cut to its width.
-        cell_height: Pixels; frames are resized to it.
-        gap: Pixels between cells.
-
-    Raises:
-        ActionError: If there are no rows, or frames are not uint8 RGB.
-    """
-    if not rows:
-        raise ActionError("contact_sheet: give at least one row.")
-    for label, frames in rows:
-        if frames.ndim != 4 or frames.dtype != np.uint8 or frames.shape[-1] != 3:
-            raise ActionError(f"contact_sheet: row {label!r} is {frames.dtype} {list(frames.shape)}.")
-    height, width = rows[0][1].shape[1:3]
-    cell_width = max(1, round(width * cell_height / height))
-    font = ImageFont.load_default(size=13)
-    margin = gap + max(round(font.getlength(label)) for label, _ in rows) + 2 * gap
-    header = 22 if columns else gap
-    count = max(len(frames) for _, frames in rows)
-    size = (margin + count * (cell_width + gap), header + len(rows) * (cell_height + gap))
-    sheet = Image.new("RGB", size, (250, 250, 248))
-    draw = ImageDraw.Draw(sheet)
-    for index, caption in enumerate(columns[:count]):
-        draw.text(
-            (margin + index * (cell_width + gap), 4), _cut(caption, font, cell_width), (60, 60, 60), font=font
-        )
-    for row, (label, frames) in enumerate(rows):
-        top = header + row * (cell_height + gap)
-        draw.text((gap, top + cell_height // 2 - 8), label, (60, 60, 60), font=font)
-        for column, frame in enumerate(frames):
-            cell = Image.fromarray(frame).resize((cell_width, cell_height), Image.Resampling.LANCZOS)
-            sheet.paste(cell, (margin + column * (cell_width + gap), top))
-    return sheet
-
-
-def write_sheet(path: str | Path, sheet: Image.Image) -> Path:
-    """Write a picture as png; it appears under its name when it is complete."""
-    path = Path(path)
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part.png")
-    sheet.save(part)
-    os.replace(part, path)
-    return path
-
-
-def _cut(text: str, font: Any, width: int) -> str:
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "...") > width:
-        text = text[:-1]
-    return text.rstrip() + "..."

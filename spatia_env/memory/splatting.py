@@ -1,19 +1,17 @@
-"""Points as they fall on the pixels of views: footprints, z-buffer, and sums over each pixel's surface.
+"""Point splatting: footprints in pixels, z-buffer, and weighted sums over each pixel's nearest surface.
 
-The parts of `rendering`, which puts them together. Plain torch, the same on CPU and CUDA; one plane a channel, since
-scattering single numbers is several times faster than scattering rows.
+The parts of `rendering`. Plain torch, the same on CPU and CUDA; one plane for each channel, since scattering single
+numbers is several times faster than scattering rows.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from scipy.sparse import coo_matrix
 from torch import Tensor
-
-from spatia_env.memory.rendering import REACH
-from spatia_env.memory.splatting import surface_tolerance, where
 
 NEAR = 0.05
 """Metres; nearer points are not drawn."""
@@ -24,12 +22,24 @@ COVER = 0.7
 of points, as neighbouring views leave it, still has no gaps."""
 PIXEL_SIZED = 1.25
 """Points of less spacing than this many pixels are blended as if it were one: their tents still overlap."""
-PAD = REACH
+PAD = 2
 """Pixels around the picture that are rendered too, so that holes at its border can be closed."""
 MARGIN = PAD + 6
 """Pixels around the picture on the canvas: no footprint of a point within `PAD` reaches beyond."""
 _OUTSIDE = 1e15  # times a distance in pixels beyond a footprint: a depth that is no depth any more
 _NO_DEPTH = 1e7
+
+
+def surface_tolerance(z: Tensor) -> Tensor:
+    """Metres behind the nearest point that still count as the same surface (slanted floors need it)."""
+    return 0.02 + 0.03 * z
+
+
+def where(mask: Tensor) -> Tensor:
+    """Indices of what is true in `mask` [n]; on a CPU NumPy's search is several times as fast as torch's."""
+    if mask.device.type == "cpu":
+        return torch.from_numpy(np.flatnonzero(mask.numpy()))
+    return mask.nonzero().squeeze(-1)
 
 
 @dataclass(frozen=True)
