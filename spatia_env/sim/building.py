@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 
 import numpy as np
 
@@ -11,7 +12,6 @@ from spatia_env.sim import assets, painting, shapes
 from spatia_env.sim.engine import Engine
 from spatia_env.sim.items import build_item
 from spatia_env.sim.layout import Opening, Room, ScenePlan, room_plan
-from spatia_env.sim.shapes import Mesh
 from spatia_env.sim.textures import draw_texture
 
 OUTWARD = ((1, 0, 0), (0, 1, 0), (-1, 0, 0), (0, -1, 0))
@@ -23,6 +23,7 @@ DOME_RADIUS = 9.3
 VIEW_RADIUS = 2.6  # metres from a window to what is seen through it
 VIEW_LOW, VIEW_HIGH = -3.5, 7.5
 FRAMES = ((0.82, 0.8, 0.76), (0.45, 0.34, 0.25), (0.6, 0.47, 0.34), (0.3, 0.3, 0.32))
+HOUSE_HEIGHT = 3.1  # of the wall that a yard shares with a house, metres
 SOIL = 0.015  # the floor of a house stands this much above its yard
 
 
@@ -97,15 +98,18 @@ def item_texture(texture_id: str) -> np.ndarray:
 def build_rooms(engine: Engine, plan: ScenePlan) -> dict[int, str]:
     """Add floors, walls, ceilings, frames and views; returns body ids with their names."""
     names: dict[int, str] = {}
+    house = next((o.wall for o in plan.openings if o.bottom == 0), 0) if plan.outdoor else -1
     for index, room in enumerate(plan.rooms):
         names |= _build_room(engine, plan, index, room)
+    if house >= 0:
+        names[_build_roof(engine, plan, house)] = "wall roof"
     for opening in plan.openings:
         if opening.kind != "open":
-            names[_build_frame(engine, plan, opening)] = f"{opening.kind} frame"
+            names[_build_frame(engine, plan, opening)] = "wall frame"
     for wall in range(4):
         windows = [o for o in plan.openings if o.kind == "window" and o.wall == wall]
         if windows:
-            names[_build_view(engine, plan, windows)] = "view"
+            names[_build_view(engine, plan, windows)] = "sky outside"
         for window in windows:
             names |= _build_curtains(engine, plan, window)
     if plan.outdoor:
@@ -116,32 +120,32 @@ def build_rooms(engine: Engine, plan: ScenePlan) -> dict[int, str]:
 
 def _build_room(engine: Engine, plan: ScenePlan, index: int, room: Room) -> dict[int, str]:
     own, middle = room_plan(plan, index), room.middle
-    prefix = "" if index == 0 else f"{room.kind} {index} "
+    suffix = "" if index == 0 else f" of {room.kind} {index}"
     width, depth = painting.ground_size(own)
     level = np.array([0, 0, SOIL if index and plan.outdoor else 0.0])
     floor = shapes.quad(middle + level - [width / 2, depth / 2, 0], (width, 0, 0), (0, depth, 0), cells=4)
     solid = ("box", tuple(middle - [0, 0, 0.5]), (width / 2, depth / 2, 0.5))
     texture = engine.texture(painting.paint_floor(own))
-    names = {engine.add(floor, texture=texture, solids=(solid,), restitution=1.0): f"{prefix}floor"}
+    names = {engine.add(floor, texture=texture, solids=(solid,), restitution=1.0): f"floor{suffix}"}
     for side in range(4):
         if room.walls[side]:
-            body = _build_wall(engine, own, middle, side)
+            body = _build_inner_wall(engine, own, middle, side)
             if body is not None:
-                names[body] = f"{prefix}wall {side}" if room.ceiling else plan.fence
+                names[body] = f"wall {side}{suffix}" if room.ceiling else plan.fence
     if room.ceiling:
         w, d, h = room.size
         ceiling = shapes.quad(middle + [-w / 2, d / 2, h], (w, 0, 0), (0, -d, 0))
         solid = ("box", tuple(middle + [0, 0, h + 0.5]), (w / 2, d / 2, 0.5))
         texture = engine.texture(painting.paint_ceiling(own))
-        names[engine.add(ceiling, texture=texture, solids=(solid,), restitution=1.0)] = f"{prefix}ceiling"
+        names[engine.add(ceiling, texture=texture, solids=(solid,), restitution=1.0)] = f"ceiling{suffix}"
     return names
 
 
-def _build_wall(engine: Engine, own: ScenePlan, middle: np.ndarray, side: int) -> int | None:
-    """Wall `side` of a room, without its holes; a house's wall in a yard has a roof."""
+def _build_inner_wall(engine: Engine, own: ScenePlan, middle: np.ndarray, side: int) -> int | None:
+    """Wall `side` of a room, without its holes; that of a house is higher than a yard's fence."""
     house = own.outdoor and any(hole.wall == side for hole in own.holes)
     if house:
-        own = dataclasses.replace(own, size=(*own.size[:2], 3.1))
+        own = dataclasses.replace(own, size=(*own.size[:2], HOUSE_HEIGHT))
     half, length, height = own.size[side % 2] / 2, own.size[1 - side % 2], own.size[2]
     outward = np.array(OUTWARD[side], dtype=float)
     right = np.cross(outward, [0, 0, 1])
@@ -157,8 +161,6 @@ def _build_wall(engine: Engine, own: ScenePlan, middle: np.ndarray, side: int) -
     paint = painting.paint_wall if house or not own.outdoor else painting.paint_fence
     texture = engine.texture(paint(own, side))
     solids = _wall_solids(corner, right, outward, length, 5.0 if own.outdoor else height, holes, height)
-    if house:
-        engine.add(_roof(corner, right, outward, length, height), colour=(0.52, 0.36, 0.3))
     return engine.add(mesh, texture=texture, solids=solids, restitution=1.0)
 
 
@@ -174,7 +176,7 @@ def _wall_solids(
     """Boxes behind a wall, none in its holes; up to `top` metres."""
     edges = sorted({0.0, 1.0, *(min(max(x, 0.0), 1.0) for h in holes for x in h[:2])})
     out = []
-    for left, end in zip(edges[:-1], edges[1:], strict=True):
+    for left, end in itertools.pairwise(edges):
         inside = [h for h in holes if h[0] < (left + end) / 2 < h[1]]
         bands = [(0.0, top)] if not inside else [(0.0, inside[0][2] * height), (inside[0][3] * height, top)]
         for low, high in bands:
@@ -185,13 +187,16 @@ def _wall_solids(
     return tuple(out)
 
 
-def _roof(corner: np.ndarray, right: np.ndarray, outward: np.ndarray, length: float, height: float) -> Mesh:
+def _build_roof(engine: Engine, plan: ScenePlan, side: int) -> int:
     """A slope that starts in front of a house's wall and rises behind it."""
-    eaves = corner - outward * 0.35 + [0, 0, height - 0.12] - right * 0.2
-    slope = shapes.quad(eaves, right * (length + 0.4), outward * 3.2 + np.array([0, 0, 1.7]), cells=3)
-    board = shapes.quad(eaves - [0, 0, 0.12], right * (length + 0.4), (0, 0, 0.12), cells=2)
-    under = shapes.quad(eaves - [0, 0, 0.12] + outward * 0.35, right * (length + 0.4), -outward * 0.35, cells=2)
-    return shapes.join(slope, board, under)
+    outward = np.array(OUTWARD[side], dtype=float)
+    right = np.cross(outward, [0, 0, 1])
+    length = plan.size[1 - side % 2] + 0.4
+    eaves = outward * (plan.size[side % 2] / 2 - 0.35) - right * length / 2 + [0, 0, HOUSE_HEIGHT - 0.12]
+    slope = shapes.quad(eaves, right * length, outward * 3.2 + np.array([0, 0, 1.7]), cells=3)
+    board = shapes.quad(eaves - [0, 0, 0.12], right * length, (0, 0, 0.12), cells=2)
+    under = shapes.quad(eaves - [0, 0, 0.12] + outward * 0.35, right * length, -outward * 0.35, cells=2)
+    return engine.add(shapes.join(slope, board, under), colour=(0.52, 0.36, 0.3))
 
 
 def _place(plan: ScenePlan, opening: Opening) -> tuple[np.ndarray, float]:
@@ -212,7 +217,9 @@ def _build_frame(engine: Engine, plan: ScenePlan, opening: Opening) -> int:
     band, lip = (0.09, 0.02) if opening.kind == "door" else (0.06, 0.015)
     deep, middle = GAP + 2 * lip, GAP / 2
     boxes = [
-        shapes.box((sign * (half + band / 2 - 0.01), middle, (low + top + band) / 2), (band, deep, top + band - low))
+        shapes.box(
+            (sign * (half + band / 2 - 0.01), middle, (low + top + band) / 2), (band, deep, top + band - low)
+        )
         for sign in (-1, 1)
     ]
     boxes.append(shapes.box((0, middle, top + band / 2 - 0.01), (2 * half, deep, band)))

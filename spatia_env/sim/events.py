@@ -457,7 +457,12 @@ def _balls_rain(space: FreeSpace, c2w: np.ndarray, _: np.random.Generator) -> li
     for centre, velocity, radius in free if len(free) >= LEAST_BALLS else spots[:LEAST_BALLS]:
         z = space.below_ceiling(centre[2], radius)
         body = add_sphere(
-            space.engine, radius, ORANGE, np.array([*centre[:2], z]), mass=0.3, restitution=particles.BALL_BOUNCE
+            space.engine,
+            radius,
+            ORANGE,
+            np.array([*centre[:2], z]),
+            mass=0.3,
+            restitution=particles.BALL_BOUNCE,
         )
         push(space.engine, body, velocity)
         damp(space.engine, body, linearDamping=0.0)

@@ -1,8 +1,9 @@
 """Draws furnished scenes: rooms of a kind, with their neighbours behind open doors, and yards with a house.
 
-Pure data, as `layout`. The first room, in which the first camera stands, has its middle at the origin; the rooms next to
-it are reached through doors, arches or as the second arm of an L. Furniture stands as people put it: with its back to a
-wall, chairs at tables, a television opposite to the sofa. Models are those of the scene's split (see `assets`).
+Pure data, as `layout`. The first room, in which the first camera stands, has its middle at the origin; the rooms
+next to it are reached through doors, arches or as the second arm of an L. Furniture stands as people put it: with its
+back to a wall, chairs at tables, a television opposite to the sofa. Models are those of the scene's split (see
+`assets`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from spatia_env.sim import assets
 from spatia_env.sim.items import MUTED, Item
 from spatia_env.sim.layout import (
     Decoration,
+    Hole,
+    Light,
     Opening,
     Room,
     ScenePlan,
@@ -48,13 +51,13 @@ SIZES = {
     "bathroom": ((3.4, 4.4), (2.6, 3.2)),
     "storeroom": ((3.8, 5.6), (3.2, 4.6)),
 }
-FLOORS = {
+FLOORS: dict[str, dict[str, float]] = {
     "kitchen": {"tiles": 4, "checks": 2, "planks": 1},
     "bathroom": {"tiles": 5, "checks": 1.5},
     "storeroom": {"concrete": 4, "planks": 1, "tiles": 1},
     "bedroom": {"planks": 3, "carpet": 3},
 }
-WALLS = {
+WALLS: dict[str, dict[str, float]] = {
     "bathroom": {"tiles": 3, "plaster": 2},
     "storeroom": {"concrete": 2, "bricks": 2, "plaster": 1},
     "kitchen": {"plaster": 4, "tiles": 1, "bricks": 0.5},
@@ -120,7 +123,7 @@ def _draw(rng: np.random.Generator, seed: int, split: str, outdoor: bool) -> Sce
 
 
 def _empty_plan(
-    seed: int, split: str, rooms: list[Room], openings: list[Opening], fence: str, light: object
+    seed: int, split: str, rooms: list[Room], openings: list[Opening], fence: str, light: Light
 ) -> ScenePlan:
     first = rooms[0]
     return ScenePlan(
@@ -137,7 +140,7 @@ def _empty_plan(
         (0.0, 0.0, 1.4),
         0.0,
         0.0,
-        light,  # type: ignore[arg-type]
+        light,
         "",
         tuple(rooms),
         tuple(openings),
@@ -187,7 +190,7 @@ def _draw_house(rng: np.random.Generator, split: str) -> tuple[list[Room], list[
         extent.reverse()
     half = (extent[0] / 2, extent[1] / 2)
     first = Room(kind, (-half[0], -half[1]), half, height, *_surfaces(rng, split, kind))
-    rooms, openings = [first], []
+    rooms, openings = [first], list[Opening]()
     sides = [int(side) for side in rng.permutation(4)]
     if kind in ("living room", "kitchen", "study", "dining room") and rng.random() < 0.35:
         _add_alcove(rng, rooms, openings, sides.pop())
@@ -230,7 +233,9 @@ def _add_alcove(rng: np.random.Generator, rooms: list[Room], openings: list[Open
     corners = _beside(room, side, interval, float(rng.uniform(1.6, 3.0)), 0.0)
     walls = list(room.walls)
     walls[(side + 2) % 4] = ""
-    alcove = Room("alcove", *corners, room.height, room.floor, (walls[0], walls[1], walls[2], walls[3]), room.ceiling)
+    alcove = Room(
+        "alcove", *corners, room.height, room.floor, (walls[0], walls[1], walls[2], walls[3]), room.ceiling
+    )
     middle = (interval[0] + interval[1]) / 2
     openings.append(Opening("open", 0, len(rooms), side, middle, length, 0.0, room.height, 0))
     rooms.append(alcove)
@@ -254,8 +259,11 @@ def _add_neighbour(
     margin = width / 2 + 0.14
     along = float(rng.uniform(interval[0] + margin, interval[1] - margin))
     corners = _beside(room, side, interval, min(deep, 4.6), WALL)
-    rooms.append(Room(kind, *corners, room.height, *_surfaces(rng, split, kind)))
-    opening = Opening("arch" if arch else "door", 0, len(rooms) - 1, side, along, width, 0.0, height, _seed(rng))
+    floor, walls, ceiling = _surfaces(rng, split, kind)
+    rooms.append(Room(kind, *corners, room.height, floor, walls, ceiling))
+    opening = Opening(
+        "arch" if arch else "door", 0, len(rooms) - 1, side, along, width, 0.0, height, _seed(rng)
+    )
     openings.append(opening)
 
 
@@ -286,8 +294,9 @@ def _draw_yard(rng: np.random.Generator, split: str) -> tuple[list[Room], list[O
     side = int(rng.integers(4))
     walls = [border] * 4
     walls[side] = house
-    yard = Room("yard", (-half[0], -half[1]), half, float(rng.uniform(1.2, 1.9)), ground, (walls[0], walls[1], walls[2], walls[3]))
-    rooms, openings = [yard], []
+    height = float(rng.uniform(1.2, 1.9))
+    yard = Room("yard", (-half[0], -half[1]), half, height, ground, (walls[0], walls[1], walls[2], walls[3]))
+    rooms, openings = [yard], list[Opening]()
     _add_neighbour(rng, split, rooms, openings, side)
     return rooms, openings, fence
 
@@ -350,14 +359,12 @@ def _seen(items: list[Item], openings: list[Opening], x: float, y: float, yaw: f
 
 
 def _crowded(boxes: list[Rectangle], x: float, y: float, radius: float) -> bool:
-    return any(
-        math.hypot(x - min(max(x, b[0]), b[2]), y - min(max(y, b[1]), b[3])) < radius for b in boxes
-    )
+    return any(math.hypot(x - min(max(x, b[0]), b[2]), y - min(max(y, b[1]), b[3])) < radius for b in boxes)
 
 
 # -- furniture ----------------------------------------------------------------------------------------------------
 
-FLAT = ("rug", "path", "mat")
+FLAT = ("rug", "path")
 # What serves where the split has no model of a role: kind, size and texture of a plain piece.
 PLAIN = {
     "chair": ("chair", (0.45, 0.45, 0.92), "wood"),
@@ -402,14 +409,14 @@ class Placer:
         self.holes = holes_of(plan, index)
         self._floor: list[Rectangle] = [self._doorway(hole) for hole in self.holes if hole.bottom == 0]
         self._windows = [
-            _front(self._on_wall(h.wall, (h.left + h.right) / 2, 0.0), h.right - h.left, 0.3)
+            _front(self.on_wall(h.wall, (h.left + h.right) / 2, 0.0), h.right - h.left, 0.3)
             for h in self.holes
             if h.bottom > 0
         ]
 
     # -- where
 
-    def _on_wall(self, wall: int, along: float, distance: float) -> tuple[float, float, float]:
+    def on_wall(self, wall: int, along: float, distance: float) -> tuple[float, float, float]:
         """Place and yaw of something `distance` from a wall and `along` it, counted as in `Hole`."""
         middle, half = self.room.middle, (self.room.size[0] / 2, self.room.size[1] / 2)
         outward = ((1, 0), (0, 1), (-1, 0), (0, -1))[wall]
@@ -419,11 +426,10 @@ class Placer:
         y = middle[1] + outward[1] * reach + right[1] * along
         return float(x), float(y), WALL_YAW[wall]
 
-    def _doorway(self, hole: object) -> Rectangle:
+    def _doorway(self, hole: Hole) -> Rectangle:
         """The floor in front of an opening that must stay free."""
-        width = hole.right - hole.left  # type: ignore[attr-defined]
-        place = self._on_wall(hole.wall, (hole.left + hole.right) / 2, 0.0)  # type: ignore[attr-defined]
-        return _front(place, width + 0.1, 0.9)
+        place = self.on_wall(hole.wall, (hole.left + hole.right) / 2, 0.0)
+        return _front(place, hole.right - hole.left + 0.1, 0.9)
 
     def fits(self, item: Item, margin: float = 0.04) -> bool:
         """True if the item stands in the room and overlaps nothing."""
@@ -489,7 +495,9 @@ class Placer:
         if item.kind not in FLAT and item.z < 1.0:
             self._floor.append(_footprint(item, 0.0))
 
-    def against_wall(self, role: str, walls: tuple[int, ...] = (0, 1, 2, 3), gap: float = 0.03) -> Item | None:
+    def against_wall(
+        self, role: str, walls: tuple[int, ...] = (0, 1, 2, 3), gap: float = 0.03
+    ) -> Item | None:
         """A piece with its back to one of these walls."""
         for _ in range(3):  # another one may be smaller
             item = self.model(role)
@@ -498,12 +506,14 @@ class Placer:
                 return placed
         return None
 
-    def back_to_wall(self, item: Item, walls: tuple[int, ...] = (0, 1, 2, 3), gap: float = 0.03) -> Item | None:
+    def back_to_wall(
+        self, item: Item, walls: tuple[int, ...] = (0, 1, 2, 3), gap: float = 0.03
+    ) -> Item | None:
         """This piece with its back to one of these walls, at a free place."""
         for wall in self.rng.permutation(walls):
             room = self.room.size[1 - wall % 2] / 2 - item.size[0] / 2 - 0.06
             for share in self.rng.uniform(-1, 1, 8) if room > 0 else ():
-                placed = self.put(item, *self._on_wall(wall, share * room, gap + item.size[1] / 2))
+                placed = self.put(item, *self.on_wall(wall, share * room, gap + item.size[1] / 2))
                 if placed is not None:
                     return placed
         return None
@@ -571,7 +581,11 @@ class Placer:
         """Seats around a table, facing it, the two long sides first."""
         w, d = table.size[0] / 2, table.size[1] / 2
         per_side = max(1, min(3, int(table.size[0] / 0.62)))
-        places = [(((k + 0.5) / per_side - 0.5) * 2 * w, sign * d, sign) for k in range(per_side) for sign in (1, -1)]
+        places = [
+            (((k + 0.5) / per_side - 0.5) * 2 * w, sign * d, sign)
+            for k in range(per_side)
+            for sign in (1, -1)
+        ]
         spots = [(x, y, 0.0 if sign > 0 else math.pi) for x, y, sign in places]
         spots += [(w, 0.0, -math.pi / 2), (-w, 0.0, math.pi / 2)]
         chair = self.model(role)
@@ -719,7 +733,7 @@ def _counter(p: Placer, wall: int) -> None:
     at, end = -half + 0.04, half - 0.04
     fridge = p.model("refrigerator")
     if fridge is not None:
-        p.put(fridge, *p._on_wall(wall, at + fridge.size[0] / 2, fridge.size[1] / 2 + 0.02), margin=0.0)
+        p.put(fridge, *p.on_wall(wall, at + fridge.size[0] / 2, fridge.size[1] / 2 + 0.02), margin=0.0)
         at += fridge.size[0] + 0.02
     plain = p.rng.random() < 0.3
     upper_wanted = p.rng.random() < 0.8
@@ -735,10 +749,10 @@ def _counter(p: Placer, wall: int) -> None:
         if at + unit.size[0] > end:
             break
         middle = at + unit.size[0] / 2
-        placed = p.put(unit, *p._on_wall(wall, middle, unit.size[1] / 2 + 0.01), margin=0.0)
+        placed = p.put(unit, *p.on_wall(wall, middle, unit.size[1] / 2 + 0.01), margin=0.0)
         if placed is not None and upper_wanted and uppers:
             upper = uppers[int(p.rng.integers(len(uppers)))]
-            p.put(upper, *p._on_wall(wall, middle, upper.size[1] / 2), margin=0.0)
+            p.put(upper, *p.on_wall(wall, middle, upper.size[1] / 2), margin=0.0)
         if placed is not None and p.rng.random() < 0.25 and unit.size[2] < 1.0:
             p.on_top("kitchen appliance", placed)
         at += unit.size[0]
@@ -839,7 +853,7 @@ def _extras(p: Placer) -> None:
     if radiator is not None and p.rng.random() < 0.8:
         if windows and radiator.size[2] < windows[0].bottom:
             hole = windows[0]
-            place = p._on_wall(hole.wall, (hole.left + hole.right) / 2, radiator.size[1] / 2 + 0.04)
+            place = p.on_wall(hole.wall, (hole.left + hole.right) / 2, radiator.size[1] / 2 + 0.04)
             p.put(dataclasses.replace(radiator, z=0.1), *place)
         elif not windows and p.rng.random() < 0.4:
             p.back_to_wall(dataclasses.replace(radiator, z=0.1))
@@ -853,7 +867,7 @@ def _extras(p: Placer) -> None:
 def _yard(p: Placer) -> None:
     for hole in (h for h in p.holes if h.bottom == 0):
         # A path from the door across the yard.
-        x, y, yaw = p._on_wall(hole.wall, (hole.left + hole.right) / 2, 0.0)
+        x, y, yaw = p.on_wall(hole.wall, (hole.left + hole.right) / 2, 0.0)
         length = float(p.rng.uniform(0.5, 1.0)) * p.room.size[hole.wall % 2]
         x, y = x + math.sin(yaw) * length / 2, y - math.cos(yaw) * length / 2
         ids = assets.texture_ids(("paving", "gravel", "planks")[int(p.rng.integers(3))], p.split)
@@ -886,7 +900,12 @@ def _tree(p: Placer) -> None:
     corner = p.rng.permutation(4)[0]
     sx, sy = ((1, 1), (-1, 1), (-1, -1), (1, -1))[int(corner)]
     reach = p.room.size[0] / 2 - width * 0.6, p.room.size[1] / 2 - width * 0.6
-    p.put(tree, sx * reach[0] * rng.uniform(0.7, 1), sy * reach[1] * rng.uniform(0.7, 1), float(rng.uniform(-3, 3)))
+    p.put(
+        tree,
+        sx * reach[0] * rng.uniform(0.7, 1),
+        sy * reach[1] * rng.uniform(0.7, 1),
+        float(rng.uniform(-3, 3)),
+    )
 
 
 FURNISH: dict[str, Callable[[Placer], None]] = {
@@ -907,7 +926,7 @@ FURNISH: dict[str, Callable[[Placer], None]] = {
 
 
 def _decorate(rng: np.random.Generator, split: str, placer: Placer, index: int) -> list[Decoration]:
-    """Pictures, and in rooms next to the first one closed doors and painted windows, clear of holes and tall furniture."""
+    """Pictures, and beside the first room closed doors and painted windows, clear of holes and tall furniture."""
     room = placer.room
     wanted = ["picture"] * int(rng.integers(2, 7))
     if index:
@@ -931,7 +950,9 @@ def _decorate(rng: np.random.Generator, split: str, placer: Placer, index: int) 
                     view = _view(rng, split)
                     photo = f"panorama:{view}" if view else ""
                 out.append(
-                    Decoration(kind, wall, along, float(above), float(width), float(height), _seed(rng), photo, index)
+                    Decoration(
+                        kind, wall, along, float(above), float(width), float(height), _seed(rng), photo, index
+                    )
                 )
                 break
     return out
@@ -951,7 +972,7 @@ def _wall_is_free(
         return False
     if any(o.wall == wall and abs(o.along - along) < (o.width + width) / 2 + 0.12 for o in others):
         return False
-    strip = _front(placer._on_wall(wall, along, 0.0), width, 0.25)
+    strip = _front(placer.on_wall(wall, along, 0.0), width, 0.25)
     return not any(
         item.z + item.size[2] > bottom + 0.05 and _overlap(strip, _footprint(item, 0.0))
         for item in placer.items

@@ -369,7 +369,9 @@ def _model(item: Item) -> list[Part]:
     vertices = mesh.vertices * (np.array(item.size) / np.maximum(box, 1e-6))
     low, high = vertices.min(0), vertices.max(0)
     solid = ("box", tuple((low + high) / 2), tuple((high - low) / 2))
-    return [Part(dataclasses.replace(mesh, vertices=vertices), (solid,), f"model:{item.texture}", item.colour)]
+    return [
+        Part(dataclasses.replace(mesh, vertices=vertices), (solid,), f"model:{item.texture}", item.colour)
+    ]
 
 
 BUILDERS: dict[str, Callable[[Item], list[Part]]] = {

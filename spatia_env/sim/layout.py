@@ -173,22 +173,23 @@ def holes_of(plan: ScenePlan, index: int) -> list[Hole]:
     return out
 
 
-def free_boxes(plan: ScenePlan) -> list[tuple[tuple[float, ...], tuple[float, ...]]]:
-    """Lower and upper corners of the space that the shell leaves free: the rooms, and the ways through their openings."""
+def free_boxes(plan: ScenePlan) -> list[tuple[list[float], list[float]]]:
+    """Lower and upper corners of the space that the shell leaves free: rooms, and ways through their openings."""
     w, d, h = plan.size
     if not plan.rooms:
-        return [((-w / 2, -d / 2, 0.0), (w / 2, d / 2, 4.0 if plan.outdoor else h))]
-    boxes = [
-        ((*room.low, 0.0), (*room.high, room.height if room.ceiling else 4.0)) for room in plan.rooms
-    ]
+        return [([-w / 2, -d / 2, 0.0], [w / 2, d / 2, 4.0 if plan.outdoor else h])]
+    boxes = [([*room.low, 0.0], [*room.high, room.height if room.ceiling else 4.0]) for room in plan.rooms]
     for opening in plan.openings:
         if opening.kind != "window":
             room, axis = plan.rooms[opening.room], opening.wall % 2
             edge = (room.high if opening.wall < 2 else room.low)[axis]
             low, high = [0.0, 0.0, 0.0], [0.0, 0.0, opening.top]
             low[axis], high[axis] = edge - 0.9, edge + 0.9
-            low[1 - axis], high[1 - axis] = opening.along - opening.width / 2, opening.along + opening.width / 2
-            boxes.append((tuple(low), tuple(high)))
+            low[1 - axis], high[1 - axis] = (
+                opening.along - opening.width / 2,
+                opening.along + opening.width / 2,
+            )
+            boxes.append((low, high))
     return boxes
 
 
@@ -332,6 +333,7 @@ def _draw_decorations(
 
 
 def draw_light(rng: np.random.Generator, outdoor: bool) -> Light:
+    """A light from any side, 30 to 75 degrees high, warm or cool."""
     angle, height = rng.uniform(-math.pi, math.pi), rng.uniform(0.5, 1.3)
     x, y, z = math.cos(angle) * math.cos(height), math.sin(angle) * math.cos(height), math.sin(height)
     ambient, warm = float(rng.uniform(0.74, 0.9)), float(rng.uniform(-1, 1))

@@ -196,7 +196,9 @@ def add_walker(
     ]
     for mesh, colour, joint, swing in parts:
         body = add_body(engine, mesh, (), colour, start + joint, yaw, mass=0.01)
-        movers.append(Mover(body, WALKER_EVENT, _limb(engine, body, torso, joint - middle, start, swing, 0.5 * h)))
+        movers.append(
+            Mover(body, WALKER_EVENT, _limb(engine, body, torso, joint - middle, start, swing, 0.5 * h))
+        )
     return movers
 
 

@@ -17,6 +17,7 @@ from spatia_env.sim.items import Item
 from spatia_env.sim.layout import Decoration, ScenePlan
 from spatia_env.sim.textures import draw_texture, metre_grid, smooth_noise
 
+
 def paint_floor(plan: ScenePlan) -> np.ndarray:
     """The floor as uint8 [H, W, 3], row 0 at +y, column 0 at -x; a yard's ground reaches to the sky."""
     width, depth = ground_size(plan)

@@ -81,7 +81,9 @@ def drum(radius: float, low: float, high: float, normal: ArrayLike, sides: int =
     vertices = np.concatenate([np.column_stack([ring, np.full(sides + 1, z)]) for z in heights])
     across, up = np.meshgrid(np.linspace(0, 0.999, sides + 1), np.linspace(0, 0.999, 3))
     uvs = np.stack([across.ravel(), up.ravel()], axis=1)
-    return Mesh(vertices, np.tile(np.asarray(normal, dtype=float), (len(vertices), 1)), uvs, _grid_triangles(2, sides))
+    return Mesh(
+        vertices, np.tile(np.asarray(normal, dtype=float), (len(vertices), 1)), uvs, _grid_triangles(2, sides)
+    )
 
 
 def curtain(width: float, height: float, folds: int = 5, depth: float = 0.05) -> Mesh:
