@@ -253,7 +253,7 @@ def _build_leaf(engine: Engine, plan: ScenePlan, opening: Opening) -> int:
     edges = shapes.box((width / 2, 0, height / 2), (width - 0.001, thick - 0.002, height - 0.001))
     mesh = shapes.join(front, back, dataclasses.replace(edges, uvs=edges.uvs * 0.02))
     left = bool(rng.random() < 0.5)
-    angle = np.radians(rng.uniform(72, 108))
+    angle = np.radians(rng.uniform(84, 112))
     turn = angle if left else np.pi - angle
     c, s = np.cos(yaw), np.sin(yaw)
     hinge = np.array([-opening.width / 2 + 0.02 if left else opening.width / 2 - 0.02, GAP + 0.02])

@@ -8,9 +8,9 @@ scene.advance(0.1); frame = scene.render(scene.initial_c2w, 128, 128); frame.dyn
 scene.close()
 ```
 
-A scene is decided by its seed alone, in every process. Rooms are closed; yards end at a painted sky on a dome
-6.5 m around their middle, so that depth is finite (at most about 10 m) everywhere and the sky is part of the
-remembered world. Depth 0 (nothing hit) occurs only for cameras outside of the scene.
+A scene is decided by its seed and style alone, in every process. Rooms are closed; yards end at a painted sky on a
+dome 6.5 m around their middle (9.3 m with style "furnished"), so that depth is finite (at most about 10 m, or 14 m)
+everywhere and the sky is part of the remembered world. Depth 0 (nothing hit) occurs only for cameras outside.
 """
 
 from __future__ import annotations
@@ -71,9 +71,11 @@ class SimScene:
 
     Args:
         seed: 0-9999 (train), 10000-10999 (dev) or 20000-20199 (test).
+        style: "plain" for one closed room or yard, or "furnished" for rooms of a kind with modelled furniture, windows
+            with a view and open doors to the rooms beside them, and yards with a house.
 
     Raises:
-        SeedError: any other seed.
+        SeedError: any other seed or style.
     """
 
     def __init__(self, seed: int, style: str = "plain") -> None:
@@ -96,7 +98,7 @@ class SimScene:
 
     @classmethod
     def from_name(cls, name: str) -> SimScene:
-        """A scene by "seed:123" or by a name of `NAMED_SCENES`.
+        """A scene by "seed:123", "furnished:123" or a name of `NAMED_SCENES`.
 
         Raises:
             SeedError: no such name.
@@ -104,9 +106,11 @@ class SimScene:
         text = name.strip()
         if text in NAMED_SCENES:
             return cls(NAMED_SCENES[text])
-        if text.startswith("seed:") and text[5:].isdigit():
-            return cls(int(text[5:]))
-        raise SeedError(f'scene {name!r}: use "seed:123" or one of {", ".join(NAMED_SCENES)}.')
+        kind, _, seed = text.partition(":")
+        if kind in ("seed", "furnished") and seed.isdigit():
+            return cls(int(seed), "plain" if kind == "seed" else kind)
+        known = ", ".join(NAMED_SCENES)
+        raise SeedError(f'scene {name!r}: use "seed:123", "furnished:123" or one of {known}.')
 
     # -- cameras ----------------------------------------------------------------------------------------------
 
