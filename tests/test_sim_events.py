@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from spatia_env.events import vocabulary
-from spatia_env.sim import activity
+from spatia_env.sim import movers
 from spatia_env.sim.scenes import SimFrame, SimScene
 
 HEIGHT, WIDTH = 48, 64
@@ -61,7 +61,7 @@ def test_dynamic_lasts_four_still_frames():
         for _ in range(60):
             scene.advance()
             now = scene.engine.pose(body)
-            moved = np.linalg.norm(now[0] - last[0]) >= 0.005 or activity._angle(now[1], last[1]) >= 1.0
+            moved = np.linalg.norm(now[0] - last[0]) >= 0.005 or movers._angle(now[1], last[1]) >= 1.0
             still, last = (0 if moved else still + 1), now
             history.append((still, body in scene._activity.dynamic))
         assert all(dynamic == (still < 4) for still, dynamic in history) and history[-1][0] >= 4

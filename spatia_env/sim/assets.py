@@ -1,7 +1,8 @@
 """What scenes are made of, and which split each asset belongs to.
 
-Nothing is shipped or downloaded: photographs come from the scikit-image wheel, meshes from the
-`pybullet_data` folder of the PyBullet wheel, everything else is generated.
+Furniture models and panoramas are shipped in `library/` (CC0; authors in its CREDITS files; made by
+`convert_assets`), each with its split in a JSON file. Photographs come from the scikit-image wheel, other meshes from
+the `pybullet_data` folder of the PyBullet wheel, everything else is generated. Nothing is downloaded.
 
 Photographs (`skimage/data`), with the licence their loader in scikit-image states:
 
@@ -29,11 +30,18 @@ from __future__ import annotations
 
 import functools
 import importlib.resources
+import io
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from spatia_env.errors import SeedError
+from spatia_env.sim.shapes import Mesh
+
+LIBRARY = Path(__file__).parent / "library"
 
 SPLITS = ("train", "dev", "test")
 SEED_RANGES = {"train": range(0, 10000), "dev": range(10000, 11000), "test": range(20000, 20200)}
@@ -99,8 +107,6 @@ def load_photo(name: str) -> np.ndarray:
     Raises:
         FileNotFoundError: the installed scikit-image does not ship this picture.
     """
-    from PIL import Image
-
     folder = Path(str(importlib.resources.files("skimage"))) / "data"
     for suffix in (".png", ".jpg"):
         if (folder / f"{name}{suffix}").is_file():
@@ -109,6 +115,59 @@ def load_photo(name: str) -> np.ndarray:
             picture.setflags(write=False)
             return picture
     raise FileNotFoundError(f"{folder}/{name}: not in this scikit-image; install scikit-image 0.22 or later.")
+
+
+@functools.lru_cache(maxsize=1)
+def furniture_index() -> dict[str, dict[str, Any]]:
+    """The shipped models by name: role, title, author, split, size [3] in metres, height above the floor, triangles."""
+    return json.loads((LIBRARY / "furniture.json").read_text())
+
+
+@functools.lru_cache(maxsize=256)
+def furniture_names(role: str, split: str) -> tuple[str, ...]:
+    """Names of the models that serve as `role` ("sofa", "bed", ...) in one split; may be empty."""
+    rows = furniture_index().items()
+    return tuple(sorted(name for name, row in rows if row["role"] == role and row["split"] == split))
+
+
+@functools.lru_cache(maxsize=128)
+def load_furniture(name: str) -> tuple[Mesh, np.ndarray]:
+    """A shipped model and its texture, uint8 [H, W, 3].
+
+    It stands on z = 0 with the middle of its footprint at the origin, its back at +y, in metres.
+    """
+    from safetensors import safe_open
+
+    with safe_open(LIBRARY / "furniture.safetensors", framework="np") as file:
+        part = {
+            key: file.get_tensor(f"{name}.{key}")
+            for key in ("box", "vertices", "normals", "uvs", "triangles", "texture")
+        }
+    low, high = part["box"].astype(np.float64)
+    mesh = Mesh(
+        low + part["vertices"] / 65535 * (high - low),
+        part["normals"] / 127.0,
+        part["uvs"] / 65535.0,
+        part["triangles"].astype(np.int64),
+    )
+    with Image.open(io.BytesIO(part["texture"].tobytes())) as picture:
+        return mesh, np.asarray(picture.convert("RGB"))
+
+
+@functools.lru_cache(maxsize=4)
+def panorama_names(split: str) -> tuple[str, ...]:
+    """Names of the panoramas of one split, for `load_panorama`."""
+    rows = json.loads((LIBRARY / "panoramas.json").read_text()).items()
+    return tuple(sorted(name for name, row in rows if row["split"] == split))
+
+
+@functools.lru_cache(maxsize=32)
+def load_panorama(name: str) -> np.ndarray:
+    """An equirectangular photograph, uint8 [H, 2 H, 3], row 0 at the zenith; do not write to it."""
+    with Image.open(LIBRARY / "panoramas" / f"{name}.jpg") as image:
+        picture = np.asarray(image.convert("RGB"))
+    picture.setflags(write=False)
+    return picture
 
 
 @functools.lru_cache(maxsize=256)

@@ -1,22 +1,44 @@
 """A thin layer over one PyBullet client: bodies from meshes, textures from arrays, pictures with depth.
 
-Only this module, `bodies` and `events` talk to PyBullet.
+Only this module, `movers` and `events` talk to PyBullet.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import math
 import os
+import sys
 import tempfile
 import weakref
+from types import ModuleType
 
 import numpy as np
 from PIL import Image
 
-from spatia_env.sim.furniture import Part
-from spatia_env.sim.quiet import pybullet
 from spatia_env.sim.shapes import Mesh
+
+
+def _import_quietly() -> ModuleType:
+    """PyBullet, without its greeting: it prints a build time to stdout, which would spoil JSON there."""
+    sys.stdout.flush()
+    # The line is written by C code, so the file descriptor itself has to point elsewhere for a moment.
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        import pybullet
+
+        return pybullet
+    finally:
+        # C buffers what it prints to a pipe: it must leave while stdout still points nowhere.
+        ctypes.CDLL(None).fflush(None)
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
+
+
+pybullet = _import_quietly()
 
 NEAR, FAR = 0.05, 30.0
 STEP = 1.0 / 240.0
@@ -75,7 +97,7 @@ class Engine:
 
     def texture(self, colours: np.ndarray) -> int:
         """Upload uint8 [H, W, 3]; row 0 is the top, texture coordinate (0, 0) the lower left corner."""
-        handle, path = tempfile.mkstemp(suffix=".bmp", prefix="spatia_")
+        handle, path = _scratch_file(".bmp")
         os.close(handle)
         try:
             Image.fromarray(np.ascontiguousarray(colours)).save(path)
@@ -95,7 +117,7 @@ class Engine:
         restitution: float = 0.3,
         friction: float = 0.7,
     ) -> int:
-        """A body seen as `mesh`; `solids` as in `furniture.Part`. Returns its id, as in the segmentation."""
+        """A body seen as `mesh`; `solids` as in `items.Part`. Returns its id, as in the segmentation."""
         # A movable body needs its origin at its centre of mass, so its shapes are shifted there.
         centre = _centre(solids) if mass > 0 else np.zeros(3)
         c, s = math.cos(yaw), math.sin(yaw)
@@ -132,10 +154,6 @@ class Engine:
             physicsClientId=self.client,
         )
         return body
-
-    def add_part(self, part: Part, position: tuple, yaw: float, mass: float, texture: int) -> int:
-        """A piece of furniture."""
-        return self.add(part.mesh, position, yaw, texture, part.colour, part.solids, mass)
 
     def _collision(self, solids: tuple[tuple, ...], centre: np.ndarray) -> int:
         if not solids:
@@ -271,7 +289,7 @@ def _write_obj(mesh: Mesh, centre: np.ndarray) -> str:
     PyBullet loses about 300 bytes a vertex of every mesh that is given as arrays, even after `disconnect`; files
     (with its file cache off) cost nothing.
     """
-    handle, path = tempfile.mkstemp(suffix=".obj", prefix="spatia_")
+    handle, path = _scratch_file(".obj")
     lines = [f"v {x:.9g} {y:.9g} {z:.9g}" for x, y, z in (mesh.vertices - centre).tolist()]
     lines += [f"vt {u:.9g} {v:.9g}" for u, v in mesh.uvs.tolist()]
     lines += [f"vn {x:.9g} {y:.9g} {z:.9g}" for x, y, z in mesh.normals.tolist()]
@@ -279,6 +297,12 @@ def _write_obj(mesh: Mesh, centre: np.ndarray) -> str:
     with os.fdopen(handle, "w") as file:
         file.write("\n".join(lines) + "\n")
     return path
+
+
+def _scratch_file(suffix: str) -> tuple[int, str]:
+    """An open handle and the path of a new temporary file, in memory where the system has a folder for that."""
+    folder = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    return tempfile.mkstemp(suffix=suffix, prefix="spatia_", dir=folder)
 
 
 def _centre(solids: tuple[tuple, ...]) -> np.ndarray:

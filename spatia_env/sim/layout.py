@@ -12,7 +12,7 @@ import numpy as np
 
 from spatia_env.sim import assets
 from spatia_env.sim.items import Item, draw_items
-from spatia_env.sim.prompts import describe
+from spatia_env.sim.textures import NAMES, PLASTERS, pick_colour, texture_rng
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Decoration:
     height: float
     seed: int
     photo: str = ""
+    room: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +41,78 @@ class Light:
 
 
 @dataclasses.dataclass(frozen=True)
+class Room:
+    """A rectangle of floor from `low` to `high` (x, y), metres; textures of floor, walls and ceiling.
+
+    A `height` without a ceiling is that of a yard's fence. Walls named "" are not built.
+    """
+
+    kind: str
+    low: tuple[float, float]
+    high: tuple[float, float]
+    height: float
+    floor: str
+    walls: tuple[str, str, str, str]
+    ceiling: str = ""
+
+    @property
+    def size(self) -> tuple[float, float, float]:
+        """Extent along x, y and z."""
+        return (self.high[0] - self.low[0], self.high[1] - self.low[1], self.height)
+
+    @property
+    def middle(self) -> np.ndarray:
+        """Centre [3] of its floor."""
+        return np.array([(self.low[0] + self.high[0]) / 2, (self.low[1] + self.high[1]) / 2, 0.0])
+
+
+@dataclasses.dataclass(frozen=True)
+class Opening:
+    """A hole in wall `wall` of room `room`, and in the wall behind it where it leads to another room.
+
+    Attributes:
+        kind: "door", "arch", "open" (no wall remains above it) or "window".
+        room: index of the room whose wall it is in.
+        to: index of the room behind it, -1 for a window.
+        wall: 0: +x, 1: +y, 2: -x, 3: -y.
+        along: world coordinate of its centre along the wall (y of walls 0 and 2, x of walls 1 and 3).
+        width: metres along the wall.
+        bottom: its lower edge above the floor.
+        top: its upper edge above the floor.
+        seed: draws its leaf, frame or view.
+        view: a panorama seen through a window; "" for a painted one.
+    """
+
+    kind: str
+    room: int
+    to: int
+    wall: int
+    along: float
+    width: float
+    bottom: float
+    top: float
+    seed: int
+    view: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Hole:
+    """A hole in a wall as seen from inside: from `left` to `right` of the wall's centre, `bottom` to `top`."""
+
+    wall: int
+    left: float
+    right: float
+    bottom: float
+    top: float
+
+
+@dataclasses.dataclass(frozen=True)
 class ScenePlan:
-    """Everything that decides what a scene looks like."""
+    """Everything that decides what a scene looks like.
+
+    A furnished scene has `rooms` and `openings`; `size`, `floor`, `walls` and `ceiling` are those of its first room,
+    in which the first camera stands.
+    """
 
     seed: int
     split: str
@@ -58,6 +129,68 @@ class ScenePlan:
     pitch: float
     light: Light
     prompt: str
+    rooms: tuple[Room, ...] = ()
+    openings: tuple[Opening, ...] = ()
+    holes: tuple[Hole, ...] = ()
+    sky: str = ""
+    texels: float = 64.0  # a metre, on floors and walls
+
+
+def room_plan(plan: ScenePlan, index: int) -> ScenePlan:
+    """Room `index` of a furnished scene as a scene of its own, its middle at the origin."""
+    room = plan.rooms[index]
+    x, y, _ = room.middle
+    items = [
+        dataclasses.replace(item, x=item.x - x, y=item.y - y)
+        for item in plan.items
+        if room.low[0] <= item.x <= room.high[0] and room.low[1] <= item.y <= room.high[1]
+    ]
+    return dataclasses.replace(
+        plan,
+        outdoor=not room.ceiling,
+        size=room.size,
+        floor=room.floor,
+        walls=room.walls,
+        ceiling=room.ceiling,
+        decorations=tuple(d for d in plan.decorations if d.room == index),
+        items=tuple(items),
+        holes=tuple(holes_of(plan, index)),
+        texels=40.0 if index else 56.0,
+    )
+
+
+def holes_of(plan: ScenePlan, index: int) -> list[Hole]:
+    """Holes in the walls of room `index`, from both sides of every opening."""
+    out = []
+    for opening in plan.openings:
+        for room, wall in ((opening.room, opening.wall), (opening.to, (opening.wall + 2) % 4)):
+            if room == index:
+                # Seen from inside, "right" is -y, +x, +y, -x on walls 0 to 3.
+                centre = opening.along - plan.rooms[index].middle[1 - wall % 2]
+                centre *= (-1, 1, 1, -1)[wall]
+                half = opening.width / 2
+                out.append(Hole(wall, centre - half, centre + half, opening.bottom, opening.top))
+    return out
+
+
+def free_boxes(plan: ScenePlan) -> list[tuple[list[float], list[float]]]:
+    """Lower and upper corners of the space that the shell leaves free: rooms, and ways through their openings."""
+    w, d, h = plan.size
+    if not plan.rooms:
+        return [([-w / 2, -d / 2, 0.0], [w / 2, d / 2, 4.0 if plan.outdoor else h])]
+    boxes = [([*room.low, 0.0], [*room.high, room.height if room.ceiling else 4.0]) for room in plan.rooms]
+    for opening in plan.openings:
+        if opening.kind != "window":
+            room, axis = plan.rooms[opening.room], opening.wall % 2
+            edge = (room.high if opening.wall < 2 else room.low)[axis]
+            low, high = [0.0, 0.0, 0.0], [0.0, 0.0, opening.top]
+            low[axis], high[axis] = edge - 0.9, edge + 0.9
+            low[1 - axis], high[1 - axis] = (
+                opening.along - opening.width / 2,
+                opening.along + opening.width / 2,
+            )
+            boxes.append((low, high))
+    return boxes
 
 
 def draw_plan(seed: int) -> ScenePlan:
@@ -73,7 +206,7 @@ def draw_plan(seed: int) -> ScenePlan:
     floor, walls, ceiling, fence = _draw_surfaces(rng, split, outdoor)
     items = draw_items(rng, split, outdoor, size, eye, yaw)
     decorations = () if outdoor else _draw_decorations(rng, split, size)
-    light = _draw_light(rng, outdoor)
+    light = draw_light(rng, outdoor)
     prompt = describe(outdoor, floor, walls[0], fence, items, decorations)
     return ScenePlan(
         int(seed),
@@ -120,7 +253,7 @@ def _to_wall(size: tuple[float, float, float], x: float, y: float, yaw: float) -
     return min(tx, ty)
 
 
-def _choose(
+def choose_texture(
     rng: np.random.Generator, split: str, kinds: dict[str, float], photos: tuple[str, ...] = ()
 ) -> str:
     """A texture id of one of these kinds (with weights); photographed surfaces only in the train split."""
@@ -138,7 +271,7 @@ def _draw_surfaces(
     rng: np.random.Generator, split: str, outdoor: bool
 ) -> tuple[str, tuple[str, str, str, str], str, str]:
     if outdoor:
-        floor = _choose(
+        floor = choose_texture(
             rng,
             split,
             {"grass": 4, "paving": 2, "gravel": 1, "dirt": 1, "concrete": 1},
@@ -146,14 +279,14 @@ def _draw_surfaces(
         )
         fence = ("fence", "hedge", "wall")[int(rng.integers(3))]
         kind = {"fence": "planks", "hedge": "hedge", "wall": "bricks"}[fence]
-        border = _choose(rng, split, {kind: 1})
+        border = choose_texture(rng, split, {kind: 1})
         return floor, (border,) * 4, "", fence
-    floor = _choose(rng, split, {"planks": 4, "tiles": 3, "carpet": 2, "checks": 1.5, "concrete": 1})
-    main = _choose(rng, split, {"plaster": 5, "stripes": 1.5, "bricks": 1.5, "concrete": 1})
-    accent = _choose(rng, split, {"plaster": 2, "stripes": 1, "bricks": 1.5, "planks": 0.7})
+    floor = choose_texture(rng, split, {"planks": 4, "tiles": 3, "carpet": 2, "checks": 1.5, "concrete": 1})
+    main = choose_texture(rng, split, {"plaster": 5, "stripes": 1.5, "bricks": 1.5, "concrete": 1})
+    accent = choose_texture(rng, split, {"plaster": 2, "stripes": 1, "bricks": 1.5, "planks": 0.7})
     other = int(rng.integers(1, 4)) if rng.random() < 0.45 else 0
     second, third, fourth = (accent if other == i else main for i in (1, 2, 3))
-    ceiling = _choose(rng, split, {"plaster": 1})
+    ceiling = choose_texture(rng, split, {"plaster": 1})
     return floor, (main, second, third, fourth), ceiling, ""
 
 
@@ -199,10 +332,69 @@ def _draw_decorations(
     return tuple(out)
 
 
-def _draw_light(rng: np.random.Generator, outdoor: bool) -> Light:
+def draw_light(rng: np.random.Generator, outdoor: bool) -> Light:
+    """A light from any side, 30 to 75 degrees high, warm or cool."""
     angle, height = rng.uniform(-math.pi, math.pi), rng.uniform(0.5, 1.3)
     x, y, z = math.cos(angle) * math.cos(height), math.sin(angle) * math.cos(height), math.sin(height)
     ambient, warm = float(rng.uniform(0.74, 0.9)), float(rng.uniform(-1, 1))
     warm_colour = (1.0, 1.0 - 0.03 * abs(warm), 1.0 - 0.1 * warm)
     cool_colour = (1.0 + 0.08 * warm, 1.0 + 0.02 * warm, 1.0)
     return Light((x, y, z), ambient, float(rng.uniform(0.24, 0.36)), warm_colour if warm > 0 else cool_colour)
+
+
+# -- the prompt -------------------------------------------------------------------------------------------------
+
+
+def tone_word(texture_id: str) -> str:
+    """A plain colour word for a plain wall."""
+    r, g, b = pick_colour(texture_rng(texture_id), PLASTERS)
+    if max(r, g, b) - min(r, g, b) < 18:
+        return "white" if (r + g + b) / 3 > 180 else "grey"
+    if b >= max(r, g):
+        return "pale blue"
+    return "pale green" if g > r else ("beige" if g > b + 6 else "pale pink")
+
+
+def surface_phrase(texture_id: str) -> str:
+    """The adjective of a surface: "wooden", "brick", "white"..."""
+    kind = {"photo:grass": "grass", "photo:gravel": "gravel"}.get(texture_id, texture_id.rsplit("-", 1)[0])
+    return tone_word(texture_id) if kind == "plaster" else NAMES[kind]
+
+
+def describe(
+    outdoor: bool,
+    floor: str,
+    wall: str,
+    fence: str,
+    items: tuple[Item, ...],
+    decorations: tuple[Decoration, ...],
+    kind: str = "",
+) -> str:
+    """One sentence about the scene, for the model's prompt; `kind` names a furnished room."""
+    counts: dict[str, int] = {}
+    for item in items:
+        counts[item.word] = counts.get(item.word, 0) + 1
+    numbers = ("", "a", "two", "three", "four", "five", "six", "seven", "eight")
+    things = []
+    for word, count in counts.items():
+        plural = {"box": "boxes", "bench": "benches", "shelf": "shelves", "flower box": "flower boxes"}.get(
+            word, word + "s"
+        )
+        article = "an" if word[:1] in "aeiou" else "a"
+        things.append(f"{article} {word}" if count == 1 else f"{numbers[min(count, 8)]} {plural}")
+    for panel in ("door", "window"):
+        if any(d.kind == panel for d in decorations):
+            things.append(f"a {panel}")
+    pictures = sum(d.kind == "picture" for d in decorations)
+    if pictures:
+        things.append("a picture" if pictures == 1 else "pictures")
+    if outdoor:
+        border = {"fence": "a wooden fence", "hedge": "a hedge", "wall": "a brick wall"}[fence]
+        ground = surface_phrase(floor)
+        start = f"a yard with {'grass' if ground == 'grass' else f'{ground} ground'} and {border}"
+    else:
+        start = f"a {kind or 'room'} with a {surface_phrase(floor)} floor and {surface_phrase(wall)} walls"
+    if not things:
+        return start
+    listed = things[0] if len(things) == 1 else ", ".join(things[:-1]) + " and " + things[-1]
+    return f"{start}, with {listed}"

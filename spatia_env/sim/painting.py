@@ -12,34 +12,74 @@ import math
 import numpy as np
 from PIL import Image
 
-from spatia_env.sim.assets import load_photo
+from spatia_env.sim.assets import load_panorama, load_photo
 from spatia_env.sim.items import Item
 from spatia_env.sim.layout import Decoration, ScenePlan
 from spatia_env.sim.textures import draw_texture, metre_grid, smooth_noise
-
-PIXELS_PER_METRE = 64.0
 
 
 def paint_floor(plan: ScenePlan) -> np.ndarray:
     """The floor as uint8 [H, W, 3], row 0 at +y, column 0 at -x; a yard's ground reaches to the sky."""
     width, depth = ground_size(plan)
-    scale = 40.0 if plan.outdoor else PIXELS_PER_METRE
+    scale = plan.texels if not plan.outdoor else 28.0 if plan.rooms else 40.0
     colours = draw_texture(plan.floor, depth, width, scale)
     rows, columns = colours.shape[:2]
     x = (np.arange(columns) + 0.5) * width / columns - width / 2
     y = depth / 2 - (np.arange(rows) + 0.5) * depth / rows
     x, y = np.meshgrid(x, y)
+    for item in plan.items:
+        if item.kind in ("rug", "path"):
+            _lay(colours, item, x, y)
     shade = np.ones_like(x)
-    to_wall = np.minimum(plan.size[0] / 2 - np.abs(x), plan.size[1] / 2 - np.abs(y))
+    to_wall = wall_distance(plan, x, y)
     shade *= 1 - 0.28 * np.exp(-np.maximum(to_wall, 0) / 0.22)
     for item in plan.items:
-        shade *= _item_shadow(item, plan, x, y)
+        if item.z < 0.2 and item.kind not in ("rug", "path"):
+            shade *= _item_shadow(item, plan, x, y)
     return _finish(colours * shade[..., None])
 
 
 def ground_size(plan: ScenePlan) -> tuple[float, float]:
     """Extent of the floor along x and y."""
-    return (13.2, 13.2) if plan.outdoor else (plan.size[0], plan.size[1])
+    if plan.outdoor:
+        return (18.8, 18.8) if plan.rooms else (13.2, 13.2)
+    return (plan.size[0], plan.size[1])
+
+
+def wall_distance(plan: ScenePlan, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Metres to the nearest wall of places on the floor; holes that reach the floor are no wall."""
+    out = np.full(x.shape, np.inf)
+    for wall in range(4):
+        across = plan.size[wall % 2] / 2 - (x, y, -x, -y)[wall]
+        gaps = sorted((h.left, h.right) for h in plan.holes if h.wall == wall and h.bottom == 0)
+        if not gaps:
+            out = np.minimum(out, across)
+            continue
+        along = (-y, x, y, -x)[wall]
+        half, start = plan.size[1 - wall % 2] / 2, -plan.size[1 - wall % 2] / 2
+        for left, right in [*gaps, (half, half)]:
+            if left - start > 0.01:
+                aside = np.maximum(np.maximum(start - along, along - left), 0)
+                out = np.minimum(out, np.hypot(across, aside))
+            start = right
+    return out
+
+
+def _lay(colours: np.ndarray, item: Item, x: np.ndarray, y: np.ndarray) -> None:
+    """Paint a rug, with a border, or a path into a picture of the floor, in place."""
+    c, s = math.cos(item.yaw), math.sin(item.yaw)
+    u, v = c * (x - item.x) + s * (y - item.y), -s * (x - item.x) + c * (y - item.y)
+    width, depth, _ = item.size
+    inside = (np.abs(u) < width / 2) & (np.abs(v) < depth / 2)
+    texture = draw_texture(item.texture, depth, width, 56.0)
+    rows = ((depth / 2 - v[inside]) / depth * texture.shape[0]).astype(int).clip(0, texture.shape[0] - 1)
+    columns = ((u[inside] + width / 2) / width * texture.shape[1]).astype(int).clip(0, texture.shape[1] - 1)
+    picture = texture[rows, columns]
+    if item.kind == "rug":
+        edge = np.minimum(width / 2 - np.abs(u[inside]), depth / 2 - np.abs(v[inside]))
+        border = ((edge < 0.14) & (edge > 0.05))[:, None]
+        picture = np.where(border, np.array(item.colour) * 215, picture)
+    colours[inside] = picture
 
 
 def _item_shadow(item: Item, plan: ScenePlan, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -60,8 +100,8 @@ def _item_shadow(item: Item, plan: ScenePlan, x: np.ndarray, y: np.ndarray) -> n
 def paint_wall(plan: ScenePlan, wall: int) -> np.ndarray:
     """Wall `wall` (0: +x, 1: +y, 2: -x, 3: -y) seen from inside, as uint8 [H, W, 3], row 0 at the top."""
     width, height = plan.size[1 if wall % 2 == 0 else 0], plan.size[2]
-    colours = draw_texture(plan.walls[wall], height, width, PIXELS_PER_METRE)
-    y, x = metre_grid(height, width, PIXELS_PER_METRE)
+    colours = draw_texture(plan.walls[wall], height, width, plan.texels)
+    y, x = metre_grid(height, width, plan.texels)
     skirting = np.clip((y - (height - 0.1)) / 0.02, 0, 1)[..., None]
     colours = colours * (1 - skirting) + colours.mean((0, 1)) * 0.62 * skirting
     corner = np.minimum(np.minimum(x, width - x), height - y)
@@ -91,7 +131,7 @@ def _panel(decoration: Decoration, rows: int, columns: int) -> np.ndarray:
     if decoration.kind == "door":
         return _door(rng, rows, columns)
     if decoration.kind == "window":
-        return _window(rng, rows, columns)
+        return _window(rng, rows, columns, decoration.photo)
     frame = np.array(
         ((74, 60, 50), (200, 196, 188), (60, 62, 68), (150, 124, 84))[rng.integers(4)], np.float32
     )
@@ -106,7 +146,7 @@ def _panel(decoration: Decoration, rows: int, columns: int) -> np.ndarray:
 
 
 def _photo_crop(rng: np.random.Generator, name: str, size: tuple[int, int]) -> np.ndarray:
-    photo = load_photo(name)
+    photo = load_photo(name) if not name.startswith("panorama:") else _horizon(name[9:])
     aspect = size[0] / size[1]
     share = rng.uniform(0.6, 1.0)
     height = int(min(photo.shape[0], photo.shape[1] / aspect) * share)
@@ -115,6 +155,13 @@ def _photo_crop(rng: np.random.Generator, name: str, size: tuple[int, int]) -> n
     left = int(rng.integers(photo.shape[1] - width + 1))
     crop = Image.fromarray(photo[top : top + height, left : left + width])
     return np.asarray(crop.resize(size, Image.Resampling.BOX), dtype=np.float32)
+
+
+def _horizon(name: str) -> np.ndarray:
+    """The middle of a panorama, 30 degrees up and down, where it is nearly a picture."""
+    picture = load_panorama(name)
+    rows = picture.shape[0]
+    return picture[rows // 3 : 2 * rows // 3]
 
 
 def _abstract(rng: np.random.Generator, columns: int, rows: int) -> np.ndarray:
@@ -141,8 +188,8 @@ def _door(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:
     return panel
 
 
-def _window(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:
-    """A bright view of sky and hills behind a frame with a cross."""
+def _window(rng: np.random.Generator, rows: int, columns: int, view: str = "") -> np.ndarray:
+    """A bright view of sky and hills, or of a panorama, behind a frame with a cross; "dark" as seen from outside."""
     y = np.linspace(0, 1, rows, dtype=np.float32)[:, None]
     sky = (
         np.array((176, 202, 222), np.float32) * (1 - y[..., None])
@@ -151,6 +198,10 @@ def _window(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:
     hill = 0.68 + 0.12 * smooth_noise(rng, 4, columns, 2, 4)[0]
     far = np.clip((y - hill) * rows / 2, 0, 1)[..., None]
     panel = sky * (1 - far) + np.array((128, 146, 112), np.float32) * far
+    if view == "dark":
+        panel = panel * 0.35 + 24 * y[..., None]
+    elif view:
+        panel = _photo_crop(rng, view, (columns, rows))
     edge, bar = 4, 2
     for region in (
         np.s_[:edge],
@@ -169,6 +220,9 @@ def paint_ceiling(plan: ScenePlan) -> np.ndarray:
     colours = draw_texture(plan.ceiling, plan.size[1], plan.size[0], 24.0)
     y, x = metre_grid(plan.size[1], plan.size[0], 24.0)
     edge = np.minimum(np.minimum(x, plan.size[0] - x), np.minimum(y, plan.size[1] - y))
+    for hole in plan.holes:
+        if hole.top >= plan.size[2]:  # the ceiling goes on here
+            edge = np.full_like(edge, 1.0)
     shade = 1.12 - 0.2 * np.exp(-edge / 0.4)
     glow = np.hypot(x - plan.size[0] / 2, y - plan.size[1] / 2)
     return _finish((0.45 * colours + 0.55 * 205) * (shade + 0.12 * np.exp(-((glow / 0.7) ** 2)))[..., None])
@@ -186,8 +240,51 @@ def paint_fence(plan: ScenePlan, side: int) -> np.ndarray:
 
 
 def paint_sky(plan: ScenePlan) -> np.ndarray:
-    """The sky all around as uint8 [H, W, 3]: gradient, soft clouds, hills at the horizon."""
+    """The sky all around as uint8 [H, W, 3]: gradient, soft clouds, hills at the horizon; or that of a panorama."""
     rng = np.random.default_rng([11, plan.seed])
+    if plan.sky:
+        return _finish(_sky_of(rng, plan.sky))
+    return _finish(draw_sky(rng))
+
+
+def _sky_of(rng: np.random.Generator, name: str) -> np.ndarray:
+    """A panorama down to 2 degrees below its horizon, turned, as bright as a day."""
+    picture = load_panorama(name)[: round(92 / 180 * load_panorama(name).shape[0])].astype(np.float32)
+    return np.roll(picture, int(rng.integers(picture.shape[1])), axis=1) * _daylight(picture)
+
+
+def _daylight(picture: np.ndarray) -> float:
+    return float(np.clip(165 / max(picture.mean(), 1), 0.9, 1.35))
+
+
+def paint_view(name: str, seed: int, radius: float, low: float, high: float, eye: float = 1.5) -> np.ndarray:
+    """What lies outside of a window, uint8 [H, W, 3], for half a cylinder from `low` to `high` metres.
+
+    Args:
+        name: a panorama; "" for a painted sky over a plain.
+        seed: draws the direction and the painted sky.
+        radius: of the cylinder, metres.
+        low: its lower end above the floor.
+        high: its upper end.
+        eye: height from which the panorama was seen.
+    """
+    rng = np.random.default_rng([13, seed])
+    if name:
+        whole = load_panorama(name).astype(np.float32) * _daylight(load_panorama(name)[:192])
+    else:
+        sky = draw_sky(rng)[: 192 * 90 // 92]
+        green = np.array(((112, 128, 92), (138, 132, 112), (120, 122, 118))[rng.integers(3)], np.float32)
+        ground = green * (0.8 + 0.3 * np.linspace(1, 0, len(sky), dtype=np.float32)[:, None, None])
+        whole = np.concatenate([sky, np.broadcast_to(ground, sky.shape)])
+    rows = np.linspace(high, low, 256)
+    elevation = np.degrees(np.arctan2(rows - eye, radius))
+    index = np.clip((90 - elevation) / 180 * whole.shape[0], 0, whole.shape[0] - 1).astype(int)
+    columns = (np.arange(384) * whole.shape[1] // 768 + rng.integers(whole.shape[1])) % whole.shape[1]
+    return _finish(whole[np.ix_(index, columns)] * 0.85 + 32)
+
+
+def draw_sky(rng: np.random.Generator) -> np.ndarray:
+    """A painted sky float32 [192, 768, 3] from the zenith to 2 degrees below the horizon."""
     rows, columns = 192, 768
     up = np.linspace(92, -2, rows, dtype=np.float32)[:, None, None] / 92
     tops, lows = (
@@ -207,7 +304,7 @@ def paint_sky(plan: ScenePlan) -> np.ndarray:
     degrees = np.linspace(92, -2, rows, dtype=np.float32)[:, None]
     hills = np.clip((height[None, :] - degrees) * 0.7, 0, 1)[..., None]
     green = np.array(((112, 132, 104), (124, 134, 120), (104, 122, 112))[rng.integers(3)], np.float32)
-    return _finish(sky * (1 - hills) + green * hills)
+    return sky * (1 - hills) + green * hills
 
 
 def _blend_seam(values: np.ndarray, width: int = 64) -> np.ndarray:
@@ -218,3 +315,8 @@ def _blend_seam(values: np.ndarray, width: int = 64) -> np.ndarray:
 
 def _finish(colours: np.ndarray) -> np.ndarray:
     return np.clip(colours + 0.5, 0, 255).astype(np.uint8)
+
+
+def paint_door(seed: int) -> np.ndarray:
+    """A door's leaf as uint8 [H, W, 3]."""
+    return _finish(_door(np.random.default_rng([29, seed]), 132, 56))

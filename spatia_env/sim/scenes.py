@@ -8,9 +8,9 @@ scene.advance(0.1); frame = scene.render(scene.initial_c2w, 128, 128); frame.dyn
 scene.close()
 ```
 
-A scene is decided by its seed alone, in every process. Rooms are closed; yards end at a painted sky on a dome
-6.5 m around their middle, so that depth is finite (at most about 10 m) everywhere and the sky is part of the
-remembered world. Depth 0 (nothing hit) occurs only for cameras outside of the scene.
+A scene is decided by its seed and style alone, in every process. Rooms are closed; yards end at a painted sky on a
+dome 6.5 m around their middle (9.3 m with style "furnished"), so that depth is finite (at most about 10 m, or 14 m)
+everywhere and the sky is part of the remembered world. Depth 0 (nothing hit) occurs only for cameras outside.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ import numpy as np
 
 from spatia_env.errors import ClosedEnvError, PoseError, PromptError, SeedError
 from spatia_env.events import vocabulary
-from spatia_env.sim import conditions, layout
-from spatia_env.sim.activity import Activity
+from spatia_env.sim import conditions, furnished, layout
 from spatia_env.sim.assets import split_of
 from spatia_env.sim.building import build_items, build_shell
 from spatia_env.sim.engine import STEP, Engine
-from spatia_env.sim.events import start_mover
+from spatia_env.sim.events import FreeSpace, start_mover
+from spatia_env.sim.movers import Activity
 
 __all__ = ["FIELD_OF_VIEW", "NAMED_SCENES", "SimFrame", "SimScene", "split_of"]
 
 FIELD_OF_VIEW = 60.0  # degrees, horizontal
 FRAME_SECONDS = 0.1  # simulated time between two frames of a clip
+STYLES = {"plain": layout.draw_plan, "furnished": furnished.draw_plan}
 NAMED_SCENES = {"room": 15, "yard": 5, "demo": 10001}
 SETTLE_STEPS = 96
 
@@ -70,30 +71,34 @@ class SimScene:
 
     Args:
         seed: 0-9999 (train), 10000-10999 (dev) or 20000-20199 (test).
+        style: "plain" for one closed room or yard, or "furnished" for rooms of a kind with modelled furniture, windows
+            with a view and open doors to the rooms beside them, and yards with a house.
 
     Raises:
-        SeedError: any other seed.
+        SeedError: any other seed or style.
     """
 
-    def __init__(self, seed: int) -> None:
-        self.plan = layout.draw_plan(seed)
+    def __init__(self, seed: int, style: str = "plain") -> None:
+        if style not in STYLES:
+            raise SeedError(f"scene style {style!r}: use one of {', '.join(STYLES)}.")
+        self.plan = STYLES[style](seed)
         self.seed, self.split, self.prompt = self.plan.seed, self.plan.split, self.plan.prompt
         light = self.plan.light
         self.engine = Engine(light.direction, light.ambient, light.diffuse, light.colour)
         self._names = build_shell(self.engine, self.plan)
-        self._shell = frozenset(self._names)
         furniture, movable = build_items(self.engine, self.plan)
         self._names.update(furniture)
+        self._space = FreeSpace(self.engine, self.plan)
+        self._space.add(*furniture)
         # Movable things come to rest before the first picture, so that nothing shifts when physics starts.
         self.engine.step(SETTLE_STEPS)
         self._activity = Activity(self.engine, movable)
         self._conditions: dict[str, conditions.Condition] = {}
         self._events, self._seconds = 0, 0.0
-        self._bounds: tuple[np.ndarray, np.ndarray] | None = None
 
     @classmethod
     def from_name(cls, name: str) -> SimScene:
-        """A scene by "seed:123" or by a name of `NAMED_SCENES`.
+        """A scene by "seed:123", "furnished:123" or a name of `NAMED_SCENES`.
 
         Raises:
             SeedError: no such name.
@@ -101,9 +106,11 @@ class SimScene:
         text = name.strip()
         if text in NAMED_SCENES:
             return cls(NAMED_SCENES[text])
-        if text.startswith("seed:") and text[5:].isdigit():
-            return cls(int(text[5:]))
-        raise SeedError(f'scene {name!r}: use "seed:123" or one of {", ".join(NAMED_SCENES)}.')
+        kind, _, seed = text.partition(":")
+        if kind in ("seed", "furnished") and seed.isdigit():
+            return cls(int(seed), "plain" if kind == "seed" else kind)
+        known = ", ".join(NAMED_SCENES)
+        raise SeedError(f'scene {name!r}: use "seed:123", "furnished:123" or one of {known}.')
 
     # -- cameras ----------------------------------------------------------------------------------------------
 
@@ -119,43 +126,14 @@ class SimScene:
 
     def is_free(self, position: np.ndarray, radius: float = 0.35) -> bool:
         """True if a ball of this radius (metres) around `position` [3] touches neither the shell nor an item."""
-        x, y, z = (float(v) for v in position)
-        w, d, h = self.plan.size
-        top = 4.0 if self.plan.outdoor else h
-        if abs(x) > w / 2 - radius or abs(y) > d / 2 - radius or not radius <= z <= top - radius:
-            return False
-        point, (low, high) = np.array([x, y, z]), self._obstacles()
-        return bool((np.linalg.norm(point - np.clip(point, low, high), axis=1) >= radius).all())
-
-    def _obstacles(self) -> tuple[np.ndarray, np.ndarray]:
-        """Lower and upper corners [n, 3] of everything that stands, lies or moves, as of the last change."""
-        if self._bounds is None:
-            bounds = [self.engine.bounds(body) for body in self._names if body not in self._shell]
-            solid = [(low, high) for low, high in bounds if (high > low).all()]
-            low, high = np.reshape(solid, (-1, 2, 3)).swapaxes(0, 1)
-            self._bounds = (low, high)
-        return self._bounds
+        return self._space.is_free(position, radius)
 
     def room_ahead(self, c2w: np.ndarray, radius: float = 0.3) -> float:
         """Metres (at most 4) of free floor and free view straight ahead of a camera [4, 4].
 
         Movers need about 1.6 m to be seen well; data and benchmarks start them where there is as much.
         """
-        ahead = np.array([c2w[0, 2], c2w[1, 2], 0.0], dtype=float)
-        ahead /= max(np.linalg.norm(ahead), 1e-6)
-        eye, distance = np.asarray(c2w[:3, 3], dtype=float), 0.0
-        while distance < 4.0:
-            point = eye + ahead * (distance + 0.15)
-            if not (
-                self.is_free(point, radius) and self.is_free(np.array([*point[:2], radius + 0.02]), radius)
-            ):
-                break
-            distance += 0.15
-        return distance
-
-    def below_ceiling(self, z: float, margin: float) -> float:
-        """`z`, or the highest place that stays `margin` metres under the ceiling (5 m in a yard)."""
-        return min(z, (5.0 if self.plan.outdoor else self.plan.size[2]) - margin - 0.02)
+        return self._space.room_ahead(c2w, radius)
 
     # -- events -----------------------------------------------------------------------------------------------
 
@@ -185,11 +163,11 @@ class SimScene:
         event = vocabulary.event(name)
         if event.kind == "mover":
             self._events += 1
-            self._bounds = None
-            for mover in start_mover(self, name, np.asarray(c2w, dtype=np.float64), rng):
+            self._space.changed()
+            for mover in start_mover(self._space, name, np.asarray(c2w, dtype=np.float64), rng):
                 self._names[mover.body] = f"{name} {self._events}"
                 self._activity.add(mover)
-            self._bounds = None
+                self._space.add(mover.body)
         elif event.kind == "condition":
             kept = self._conditions.get(name)
             self._conditions[name] = (
@@ -209,9 +187,8 @@ class SimScene:
         self._check_open()
         self._seconds += seconds
         if self._activity.dynamic:
-            self._bounds = None
-        for body in self._activity.advance(max(1, round(seconds / STEP))):
-            del self._names[body]
+            self._space.changed()
+        self._forget(self._activity.advance(max(1, round(seconds / STEP))))
         for name, condition in list(self._conditions.items()):
             condition.advance(seconds)
             if condition.strength == 0.0 and not condition.coming:
@@ -219,9 +196,13 @@ class SimScene:
 
     def remove_movers(self) -> None:
         """Take every body that events brought out of the scene; furniture stays where it is."""
-        for body in self._activity.remove_movers():
+        self._forget(self._activity.remove_movers())
+
+    def _forget(self, bodies: list[int]) -> None:
+        """Strike bodies that were removed off the tables."""
+        for body in bodies:
             del self._names[body]
-        self._bounds = None
+        self._space.remove(*bodies)
 
     @property
     def is_moving(self) -> bool:

@@ -48,6 +48,56 @@ def quad(origin: ArrayLike, across: ArrayLike, up: ArrayLike, cells: int = 2) ->
     return Mesh(vertices, normals, uvs, _grid_triangles(cells, cells))
 
 
+def pierced(
+    origin: ArrayLike, across: ArrayLike, up: ArrayLike, holes: list[tuple[float, float, float, float]]
+) -> Mesh | None:
+    """A `quad` without rectangles (left, right, bottom, top) in [0, 1]; None where nothing is left."""
+    o, u, v = (np.asarray(a, dtype=float) for a in (origin, across, up))
+    xs = np.unique(np.clip([0, 0.5, 1, *(h[0] for h in holes), *(h[1] for h in holes)], 0, 1))
+    ys = np.unique(np.clip([0, 0.5, 1, *(h[2] for h in holes), *(h[3] for h in holes)], 0, 1))
+    b, a = np.meshgrid(ys, xs, indexing="ij")
+    uvs = np.stack([a.ravel(), b.ravel()], axis=1)
+    normal = np.cross(u, v)
+    normals = np.tile(normal / np.linalg.norm(normal), (len(uvs), 1))
+    middle_y, middle_x = np.meshgrid((ys[1:] + ys[:-1]) / 2, (xs[1:] + xs[:-1]) / 2, indexing="ij")
+    solid = np.ones(middle_x.size, dtype=bool)
+    for left, right, bottom, top in holes:
+        x, y = middle_x.ravel(), middle_y.ravel()
+        solid &= ~((x > left) & (x < right) & (y > bottom) & (y < top))
+    if not solid.any():
+        return None
+    triangles = _grid_triangles(len(ys) - 1, len(xs) - 1).reshape(2, -1, 3)[:, solid].reshape(-1, 3)
+    return Mesh(o + uvs[:, :1] * u + uvs[:, 1:] * v, normals, np.minimum(uvs, 0.999), triangles)
+
+
+def drum(radius: float, low: float, high: float, normal: ArrayLike, sides: int = 14) -> Mesh:
+    """Half of an upright cylinder seen from inside, from -x over +y to +x; every normal is `normal`.
+
+    The texture goes from left to right as seen from the middle.
+    """
+    angle = np.linspace(np.pi, 0, sides + 1)
+    ring = np.stack([np.cos(angle) * radius, np.sin(angle) * radius], 1)
+    heights = np.linspace(low, high, 3)
+    vertices = np.concatenate([np.column_stack([ring, np.full(sides + 1, z)]) for z in heights])
+    across, up = np.meshgrid(np.linspace(0, 0.999, sides + 1), np.linspace(0, 0.999, 3))
+    uvs = np.stack([across.ravel(), up.ravel()], axis=1)
+    return Mesh(
+        vertices, np.tile(np.asarray(normal, dtype=float), (len(vertices), 1)), uvs, _grid_triangles(2, sides)
+    )
+
+
+def curtain(width: float, height: float, folds: int = 5, depth: float = 0.05) -> Mesh:
+    """Cloth in the plane y = 0 from z = 0 to `height`, in folds, seen from -y."""
+    count = 2 * folds
+    x = np.linspace(-width / 2, width / 2, count + 1)
+    y = depth * (np.arange(count + 1) % 2 - 0.5)
+    vertices = np.concatenate([np.column_stack([x, y, np.full(count + 1, z)]) for z in (0.0, height)])
+    tilt = np.where(np.arange(count + 1) % 2 == 0, 0.35, -0.35)
+    normals = np.column_stack([tilt, np.full(count + 1, -0.93), np.zeros(count + 1)])
+    uvs = np.column_stack([np.tile(np.linspace(0, 0.999, count + 1), 2), np.repeat([0, 0.999], count + 1)])
+    return Mesh(vertices, np.tile(normals, (2, 1)), uvs, _grid_triangles(1, count))
+
+
 def _grid_triangles(rows: int, columns: int) -> np.ndarray:
     i, j = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
     corner = (i * (columns + 1) + j).ravel()

@@ -1,6 +1,6 @@
 """Contact sheets of the simulator, to be looked at.
 
-    python -m spatia_env.sim.sheet --out out/sim
+    python docs/tools/sim_sheet.py --out out/sim
 
 writes `scenes_SPLIT.png` (24 scenes each), `movers.png` and `conditions.png` (a row for every event: the picture
 before it and the 8 frames of its clip), and `truth.png` (colour, depth, bodies and dynamic mask of a few frames).
