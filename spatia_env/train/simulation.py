@@ -19,10 +19,9 @@ from tqdm import tqdm
 
 from spatia_env.errors import ActionError
 from spatia_env.events import vocabulary
-from spatia_env.geometry import path_from_twist
+from spatia_env.geometry import invert_se3, path_from_twist
 from spatia_env.io.video import write_video
 from spatia_env.models.text_encoder import compose_text
-from spatia_env.poses import invert
 from spatia_env.sim.scenes import SimScene
 from spatia_env.train.episodes import FRAMES, CorruptionConfig, in_processes, remember_episode, write_episode
 from spatia_env.train.posed import write_cameras
@@ -277,7 +276,7 @@ def write_clip(config: VideosFromSimConfig, name: str, episode: dict) -> None:
     height, width = config.size
     K = np.asarray(episode["K"], np.float64)
     lens = np.array([K[0, 0] / width, K[1, 1] / height, K[0, 2] / width, K[1, 2] / height])
-    poses = invert(np.asarray(episode["c2w"][:1], np.float64)) @ episode["c2w"].astype(np.float64)
+    poses = invert_se3(np.asarray(episode["c2w"][:1], np.float64)) @ episode["c2w"].astype(np.float64)
     poses[:, :3, 3] /= config.unit
     address = f"https://www.youtube.com/watch?v={source}"
     write_cameras(config.out / "cameras" / f"{name}.txt", address, timestamps, lens, poses)

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from spatia_env.errors import ViewerError
 from spatia_env.geometry import unproject
+from spatia_env.io.frames import to_uint8
 from spatia_env.io.validation import MAX_EVENT_LENGTH, normalise_text
 from spatia_env.io.video import write_video
 from spatia_env.viewer.files import SavedWorlds, written_bytes
 from spatia_env.viewer.jobs import Job, JobQueue
 from spatia_env.viewer.paths import Path, to_view
 from spatia_env.viewer.timeline import Clip, Moment, Timeline
-from spatia_env.world.observation import to_bytes
 
 MAX_VARIANTS = 8
 TO_VIEW = "to my view"
@@ -81,7 +81,7 @@ class Session:
         """What memory shows from a pose [4, 4]: u8 [H, W, 3], and the share of it that is known."""
         state = self.now.state
         view = state.memory.render(c2w[None].float(), state.K, *state.size)
-        return to_bytes(view.rgb)[0], float(view.known.float().mean())
+        return to_uint8(view.rgb)[0].numpy(), float(view.known.float().mean())
 
     def film(self, moment_id: int | None = None) -> np.ndarray:
         """All frames u8 [N, H, W, 3] from the start to a moment; edits show the picture before them once more."""
@@ -272,7 +272,7 @@ def _first_clip(observation: dict[str, np.ndarray]) -> Clip:
 def _rendered(world: Any, pose: np.ndarray) -> dict[str, Any]:
     """What memory shows at a pose [1, 4, 4] after an edit, as members of a `Clip` of one frame."""
     view = world.render(torch.from_numpy(pose))
-    rgb = to_bytes(view.rgb)
+    rgb = to_uint8(view.rgb).numpy()
     return {
         "frames": rgb,
         "scene_render": rgb,

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from spatia_env.geometry import intrinsics_from_fov, invert_se3, look_at, project
+from spatia_env.io.frames import to_uint8
 from spatia_env.memory.rendering import render_points
-from spatia_env.world.observation import to_bytes
 
 from .layout import walked
 
@@ -89,7 +89,7 @@ class Studio:
 
     def renders(self, path: np.ndarray) -> np.ndarray:
         """What memory shows along poses [N, 4, 4], u8 [N, H, W, 3]."""
-        return to_bytes(self.env.world.render(torch.from_numpy(np.asarray(path, np.float32))).rgb)
+        return to_uint8(self.env.world.render(torch.from_numpy(np.asarray(path, np.float32))).rgb).numpy()
 
     def _options(self, scene: int | None, options: dict[str, Any]) -> dict[str, Any]:
         chosen = self.scene if self.scene is not None else scene
@@ -169,7 +169,7 @@ class Overview:
         )
         w2c = invert_se3(self.c2w)[None]
         view = render_points(position, colour / 255, spacing, w2c, self.K, MAP_SIZE, MAP_SIZE)
-        picture = to_bytes(view.rgb)[0]
+        picture = to_uint8(view.rgb)[0].numpy()
         picture[~view.known[0].numpy()] = (30, 33, 41)
         return picture
 
