@@ -1,12 +1,12 @@
 """The gallery: its films, its record, its page and its limits; all pieces on the real model are slow."""
 
-import gallery
 import numpy as np
 import pytest
-from gallery import Entry, GalleryConfig, Piece, files, layout
-from gallery.layout import Film, Row
 from PIL import Image
 
+import gallery
+from gallery import Entry, GalleryConfig, Piece, files, layout
+from gallery.layout import Film, Row
 from spatia_env.errors import ActionError, WorldFormatError
 
 
