@@ -10,7 +10,7 @@ metres with 0 for "none". The world has +Z up. This module knows neither the map
 import functools
 import math
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,12 +21,10 @@ from spatia_env.errors import PoseError
 RIGID_TOLERANCE = 1e-3
 """Largest accepted deviation of R R^T from the identity, and of the bottom row from 0 0 0 1."""
 
-Transform = TypeVar("Transform", Tensor, np.ndarray)
 
-
-def _also_for_arrays(function: Callable[[Tensor], Tensor]) -> Callable[[Transform], Transform]:
+def _also_for_arrays(function: Callable[[Tensor], Tensor]) -> Callable[[Any], Any]:
     @functools.wraps(function)
-    def call(value: Transform) -> Transform:
+    def call(value: Any) -> Any:
         if isinstance(value, Tensor):
             return function(value)
         return function(torch.from_numpy(np.array(value, dtype=np.float64))).numpy()

@@ -10,12 +10,11 @@ import torch
 
 from spatia_env.bench import metrics
 from spatia_env.bench.episodes import FRAMES, Truth
-from spatia_env.bench.groups.unseen import TURN, ring
+from spatia_env.bench.groups.unseen import TURN, TWICE, ring
 from spatia_env.bench.registry import Stage, figure, group
-from spatia_env.bench.systems import GIVEN, Rollout, System
+from spatia_env.bench.systems import Rollout, System
 from spatia_env.geometry import invert_se3, project, unproject
 
-SYSTEMS = (*GIVEN, "no-imagination")
 MOVED = 0.25
 """Share of the truth's change between opposite views that a row must show; else its second turn counts
 nothing.
@@ -40,7 +39,7 @@ def show(record: Ring) -> Mapping[str, np.ndarray]:
     return {"first turn": last[:TURN], "second turn": last[TURN:]}
 
 
-@group("closure", "a full turn, twice", SYSTEMS, (0, 6, 40), pictures=show)
+@group("closure", "a full turn, twice", TWICE, (0, 6, 40), pictures=show)
 def play(stage: Stage, scene: int, system: System) -> Ring:
     """Two rounds in steps of 45 degrees."""
     return Ring(*ring(stage, scene, system, 2 * TURN))

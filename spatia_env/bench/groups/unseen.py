@@ -11,7 +11,7 @@ from spatia_env.bench import features, metrics
 from spatia_env.bench.episodes import FRAMES, Truth
 from spatia_env.bench.reference import Reference
 from spatia_env.bench.registry import Stage, figure, group
-from spatia_env.bench.systems import MODELS, NO_MODEL, Rollout, System
+from spatia_env.bench.systems import GIVEN, MODELS, NO_MODEL, Rollout, System
 
 Pooled = Callable[[np.ndarray], float]
 TURN = 8
@@ -28,12 +28,14 @@ class Unseen:
     reference: Reference | None
 
 
+TWICE = (*GIVEN, "no-imagination")
+"""Systems that go around a second time, for `closure`."""
+
+
 def ring(stage: Stage, scene: int, system: System, clips: int = TURN) -> tuple[Truth, Rollout]:
     """A system's clips around the ring; `closure` asks for two rounds, and both groups share what was
     played.
     """
-    from spatia_env.bench.groups.closure import SYSTEMS as TWICE
-
     clips = 2 * TURN if system.name in TWICE else clips
     truth = stage.truth(scene, "ring", clips=clips)
     return truth, stage.kept(scene, ("ring", system.name), lambda: stage.players.roll(system, truth))
