@@ -91,9 +91,7 @@ class World:
         except WorldFormatError as error:
             raise WorldFormatError(f"{str(path)!r}: {error}") from error
 
-    def export(
-        self, path: str | Path, layers: Collection[int] | None = None, collider: bool = False
-    ) -> None:
+    def export(self, path: str | Path, layers: Collection[int] | None = None, collider: bool = False) -> None:
         """Write `*.ply`, a mesh (`*.glb`, `*.obj`), or a new folder: PLY, COLMAP, transforms.json and pictures.
 
         Args:
