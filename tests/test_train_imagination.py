@@ -8,7 +8,6 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from spatia_env.train.trainer import LoopConfig
 
 from spatia_env.errors import ActionError
 from spatia_env.memory.panorama import panorama_rays
@@ -16,6 +15,7 @@ from spatia_env.models.imagination import ImaginationModel
 from spatia_env.train.imagination import ImaginationConfig, train_imagination
 from spatia_env.train.imagination_detail import DetailBatches, DetailConfig, train_detail
 from spatia_env.train.imagination_export import ExportConfig, export_imagination
+from spatia_env.train.loop import LoopConfig
 from spatia_env.train.panorama_data import (
     ConditionConfig,
     PanoramaBatches,

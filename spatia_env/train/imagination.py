@@ -13,8 +13,8 @@ from torch.func import functional_call
 
 from spatia_env.errors import ActionError
 from spatia_env.models.panorama_networks import LayoutNetwork
+from spatia_env.train.loop import LoopConfig, Loss, Trainer
 from spatia_env.train.panorama_data import Batch, ConditionConfig, PanoramaBatches, PanoramaStore
-from spatia_env.train.trainer import LoopConfig, Loss, Trainer
 
 KNOWN_WEIGHT = 0.1
 """What is known is given back as it is; that the network can do so too only helps it to learn."""

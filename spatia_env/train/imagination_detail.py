@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from spatia_env.errors import ActionError
 from spatia_env.models.panorama_networks import ZOOM, DetailNetwork, encode_colour, encode_distance
 from spatia_env.train.imagination import call_in_bfloat16, timed
+from spatia_env.train.loop import LoopConfig, Trainer
 from spatia_env.train.panorama_data import draw_views, recolouring, shrink
-from spatia_env.train.trainer import LoopConfig, Trainer
 
 STRIP = 96
 """Columns of a strip, a multiple of 12; it has all rows, so that a cell's elevation is known."""

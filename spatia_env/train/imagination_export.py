@@ -16,8 +16,8 @@ from spatia_env.geometry import intrinsics_from_fov, invert_se3, look_at
 from spatia_env.memory.panorama import ALL_AROUND, extend_to_sphere, panorama_points
 from spatia_env.memory.rendering import render_points
 from spatia_env.models.imagination import ImaginationModel
+from spatia_env.train.loop import averaged_state
 from spatia_env.train.panorama_data import view_mask
-from spatia_env.train.trainer import averaged_state
 
 VIEW = 128  # pixels of a perspective view
 VIEWS = 8
