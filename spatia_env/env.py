@@ -24,7 +24,14 @@ from spatia_env.tasks import Task, TaskContext, make_task
 from spatia_env.world import observation as contract
 from spatia_env.world import step as steps
 from spatia_env.world.queries import halted
-from spatia_env.world.reset import check_reset_options, check_seed, draw_start, load_slam, open_world
+from spatia_env.world.reset import (
+    check_reset_options,
+    check_seed,
+    draw_start,
+    load_imagination,
+    load_slam,
+    open_world,
+)
 from spatia_env.world.state import WorldState
 from spatia_env.world.step import PreparedStep
 from spatia_env.world.world import World
@@ -73,6 +80,7 @@ class SpatiaEnv(gym.Env):
     references: How many pictures are retrieved; None for the checkpoint's own number.
     slam: "tiny" (the depth network and tracking), "simulator" (true depth and masks of the scene, for oracle rows),
         "off" (the depth network, commanded poses), or a `slam.pipeline.Slam`.
+    imagination: Draw the surroundings that nobody has seen, once, where the checkpoint can (`world.imagination`).
     clip_source: What makes the frames (`models.clip_source.ClipSource`); None for the model.
     task: "none", "explore", "image_goal", "return_home" or "find"; `task_options` are its fields.
     voxel, max_points, on_full: See `memory.point_map.SceneMemory`.
@@ -112,6 +120,7 @@ class SpatiaEnv(gym.Env):
         timings: bool = False,
         render_mode: str | None = None,
         clip_source: ClipSource | None = None,
+        imagination: bool = True,
     ) -> None:
         fork_guard.torch_is_used()
         checkpoint = load_checkpoint(model, model_options)
@@ -121,6 +130,8 @@ class SpatiaEnv(gym.Env):
         model_clips = RenderedClips(self.shape) if render_only else ModelClips(checkpoint.pipeline)
         self.clip_source: ClipSource = clip_source or model_clips
         self.slam = load_slam(slam, checkpoint)
+        imagines = imagination and clip_source is None and memory == "points"
+        self.imagination = load_imagination(checkpoint) if imagines else None
         self.empty_points = SceneMemory(voxel=voxel, max_points=max_points, on_full=on_full)
         self.task: Task = make_task(task, **(task_options or {}))
         self.kind, self.writes, self.block_collisions = action, memory == "points", block_collisions
@@ -157,7 +168,11 @@ class SpatiaEnv(gym.Env):
                 checked, world_seed, self.slam.estimator, self.empty_points,
                 self.size, self.shape.num_preceding, self.writes,
             )  # fmt: skip
-            self._world, self.judge, self.task = World(state), self._open_judge(), copy.copy(self.task)
+            if self.imagination is not None and "world" not in checked:
+                state, _ = self.imagination(state, state.c2w[:3, 3])
+            self._world, self.judge, self.task = (
+                World(state, self.imagination), self._open_judge(), copy.copy(self.task)
+            )  # fmt: skip
             observation = contract.standing(state, self._still_path(state))
             self.task.reset(self._context(observation, Growth(), 0.0))
         self._frames = list(observation["frames"].copy())
@@ -190,7 +205,7 @@ class SpatiaEnv(gym.Env):
         prepared = PreparedStep(Stopwatch(), state, path, blocked, event)
         if self.clip_source.rests and steps.rests(state, path, event):
             return prepared
-        return steps.prepare(prepared, self.clip_source, self.num_references)
+        return steps.prepare(prepared, self.clip_source, self.num_references, self.imagination)
 
     def commit(self, prepared: PreparedStep, frames: Tensor | None = None) -> Step:
         """Register the clip u8 [T, H, W, 3] of a prepared step, write it into the map; what `step` returns."""
@@ -203,7 +218,12 @@ class SpatiaEnv(gym.Env):
             )
         else:
             state, growth, seen = steps.integrate(prepared, frames, self.slam)
-            observation = contract.observe(frames, seen.geometry.depth, prepared.path, prepared.request.known)
+            observation = contract.observe(
+                frames,
+                seen.geometry.depth,
+                prepared.path,
+                prepared.request.known if prepared.shown is None else prepared.shown,
+            )
         self.world.state = state
         result = self.task.evaluate(self._context(observation, growth, contract.drift_of(seen)))
         self._frames = list(observation["frames"].copy())
@@ -249,7 +269,7 @@ class SpatiaEnv(gym.Env):
         if self._world is not None or self._closed:
             self.world.restore(snapshot)
         else:
-            self._world = World(snapshot)
+            self._world = World(snapshot, self.imagination)
             self._frames = list(contract.standing(snapshot, self._still_path(snapshot))["frames"])
         if scene is not None:
             self._enter(scene)
@@ -269,7 +289,8 @@ class SpatiaEnv(gym.Env):
         """
         path, _ = self._halted(self._decode(action)[0])
         view = self.world.render(path)
-        seen = contract.observe(to_uint8(view.rgb), view.depth, path, view.known)
+        shown = self.world.state.map.shown(path, view)
+        seen = contract.observe(to_uint8(view.rgb), view.depth, path, shown)
         return {"scene_render": seen.pop("frames"), **seen}
 
     def render(self) -> Any:

@@ -14,13 +14,15 @@ POINT = np.dtype(
         ("position", "<f4", (3,)),  # world, metres
         ("weight", "<f4"),  # accumulated confidence
         ("colour", "u1", (3,)),
-        ("layer", "u1"),  # 0 observed, 1 edited by the user
+        ("layer", "u1"),  # OBSERVED, EDITED or IMAGINED
         ("radius", "<f2"),  # metres between the samples that the point stands for
         ("views", "<u2"),  # how many times it was seen
         ("first_step", "<i4"),
         ("last_step", "<i4"),
     ]
 )
+OBSERVED, EDITED, IMAGINED = 0, 1, 2
+"""Layers of points: seen by a clip or given; written by an edit; made up where nobody has looked."""
 _ROW = np.dtype((np.void, POINT.itemsize))
 _BITS = 14
 _OFFSET = 1 << (_BITS - 1)

@@ -101,7 +101,7 @@ def merge(
     total = _sums(seen, starts)
 
     after = before.copy()
-    _blend(after, place[exists], {name: value[exists] for name, value in total.items()}, step)
+    _blend(after, place[exists], {name: value[exists] for name, value in total.items()}, opens[exists], step)
     created = _create(unique[fresh] % voxels, {name: value[fresh] for name, value in total.items()}, step)
     keys = np.concatenate([old_key, unique[fresh]])
     order = np.argsort(keys, kind="stable")
@@ -135,8 +135,13 @@ def _sums(seen: Observation, starts: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def _blend(block: np.ndarray, index: np.ndarray, new: dict[str, np.ndarray], step: int) -> None:
+def _blend(
+    block: np.ndarray, index: np.ndarray, new: dict[str, np.ndarray], opens: np.ndarray, step: int
+) -> None:
     rows = block[index]
+    # What is observed replaces what was imagined.
+    replaced = (rows["layer"] == blk.IMAGINED) & opens
+    rows["weight"][replaced], rows["radius"][replaced], rows["layer"][replaced] = 0, np.inf, blk.OBSERVED
     old = rows["weight"].astype(np.float64)[:, None]
     total = old + new["weight"][:, None]
     blended = {
@@ -145,7 +150,7 @@ def _blend(block: np.ndarray, index: np.ndarray, new: dict[str, np.ndarray], ste
         "weight": np.minimum(total[:, 0], MAX_WEIGHT),
         "radius": np.minimum(rows["radius"], new["radius"].astype(np.float16)),
     }
-    free = rows["layer"] == 0  # what the user has edited stays as it is
+    free = rows["layer"] == blk.OBSERVED  # what the user has edited stays as it is, and what is imagined
     for name, values in blended.items():
         rows[name][free] = values[free]
     rows["views"] = np.minimum(rows["views"].astype(np.int64) + new["count"], 65535)

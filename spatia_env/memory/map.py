@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from spatia_env.geometry import pose_error
+from spatia_env.memory.imagined import mark_shown, shown_rows
 from spatia_env.memory.keyframes import Keyframe, select_references
 from spatia_env.memory.point_map import Growth, SceneMemory
-from spatia_env.memory.rendering import Render
+from spatia_env.memory.rendering import Render, render_rows
 from spatia_env.memory.visibility import seen_through, standing
 
 KEYFRAME_STRIDE = 4
@@ -85,6 +86,17 @@ class Map:
         """What the map looks like along `path` c2w [T, 4, 4]; of some point `layers` only, all by default."""
         return self.points.render(path, self.K, *self.size, layers)
 
+    def shown(self, path: Tensor, view: Render) -> Tensor:
+        """Pixels bool [T, H, W] of the render along `path` whose surface was given or shown before.
+
+        They are the known ones but for imagined surface that no clip has shown yet.
+        """
+        rows = self.points.visible_points(path, self.K, *self.size)
+        before = shown_rows(rows)
+        if len(before) == len(rows):
+            return view.known
+        return view.known & render_rows(before, path, self.K, *self.size).known
+
     def retrieve(self, path: Tensor, view: Render, count: int) -> tuple[Tensor, list[float]]:
         """Up to `count` reference frames u8 [R, H, W, 3] that overlap the path most, and their scores in [0, 1].
 
@@ -119,7 +131,8 @@ class Map:
         """
         step = self.step + 1
         if not (write and self.writes):
-            return dataclasses.replace(self, step=step), Growth()
+            points, area = mark_shown(self.points, view, path, self.K)
+            return dataclasses.replace(self, points=points, step=step), Growth(area=area)
         rgb = frames.movedim(-1, 1).float() / 255
         opens = ~view.known & (depth > 0) & (weight > 0)
         empty = seen_through(depth, opens, path, self.K, self.keyframes)
@@ -127,6 +140,8 @@ class Map:
         keyframes = self._with_keyframes(frames, torch.where(weight > 0, depth, 0), path, step)
         new = standing(depth, view.depth * view.known, path, self.K, keyframes, step)
         points, growth = self.points.update(rgb, depth, weight, path, self.K, step, view.known & ~new)
+        points, area = mark_shown(points, view, path, self.K)
+        growth = dataclasses.replace(growth, area=growth.area + area)
         return dataclasses.replace(self, points=points, keyframes=keyframes, step=step), growth
 
     def revisited(self, c2w: Tensor) -> Keyframe | None:

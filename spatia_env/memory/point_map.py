@@ -137,7 +137,7 @@ class SceneMemory:
         owned = [self.blocks[key] for key in keys.tolist()]
         points = np.concatenate(owned)
         gone = looked_through(points["position"], depth, weight, invert_se3(c2w), K)
-        gone &= points["layer"] == 0
+        gone &= points["layer"] != blk.EDITED
         if not gone.any():
             return {}
         bounds = np.cumsum([0, *(len(block) for block in owned)])
@@ -160,7 +160,7 @@ class SceneMemory:
                 'raise max_points, use a coarser voxel, or set on_full="evict".'
             )
         order = sorted(
-            (bool(block["layer"].any()), int(block["last_step"].max()), key)
+            (bool((block["layer"] == blk.EDITED).any()), int(block["last_step"].max()), key)
             for key, block in self.blocks.items()
         )
         dropped, gone = 0, {}

@@ -9,13 +9,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
 
 from spatia_env.errors import ActionError, CheckpointError
 from spatia_env.io.weights import load_network, read_json
 from spatia_env.models.pipeline import ClipShape, SpatiaPipeline
 
 if TYPE_CHECKING:  # it loads classes that the tiny size does not need
+    from spatia_env.models.imagination import ImaginationModel
     from spatia_env.models.wan.options import OfficialOptions
 
 FORMAT = 1
@@ -35,6 +38,7 @@ class Checkpoint:
         geometry: Folder that holds the geometry network. The release has none of its own, so official weights go with
             the packaged one, unless `options` name MapAnything.
         options: How official weights are run; None for the tiny size.
+        imagination: Completes panoramas; None where the checkpoint has no such network.
     """
 
     pipeline: SpatiaPipeline
@@ -43,6 +47,7 @@ class Checkpoint:
     id: str
     geometry: Path
     options: "OfficialOptions | None" = None
+    imagination: "ImaginationModel | None" = None
 
 
 def load_checkpoint(name: str | Path, options: Mapping[str, Any] | None = None) -> Checkpoint:
@@ -106,7 +111,20 @@ def _load(folder: Path) -> Checkpoint:
     pipeline = SpatiaPipeline(
         transformer, autoencoder, sentence_encoder(), ClipShape(**config["shape"]), tuple(config["sigmas"])
     )
-    return Checkpoint(pipeline, config, folder, f"{config['name']}-{weights_hash(folder)[:12]}", folder)
+    name = f"{config['name']}-{weights_hash(folder)[:12]}"
+    return Checkpoint(pipeline, config, folder, name, folder, imagination=_load_imagination(config, folder))
+
+
+def _load_imagination(config: dict[str, Any], folder: Path) -> "ImaginationModel | None":
+    if "imagination" not in config:
+        return None
+    from spatia_env.models.autoencoder import knows_bfloat16
+    from spatia_env.models.imagination import ImaginationModel
+
+    path = folder / "imagination.safetensors"
+    network = cast(ImaginationModel, load_network(ImaginationModel, config["imagination"], path))
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network.bfloat16() if knows_bfloat16() else network
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from spatia_env.models.loading import Checkpoint
 from spatia_env.slam.depth_network import GeometryEstimator, static_weight
 from spatia_env.slam.loading import load_estimator
 from spatia_env.slam.pipeline import Slam
+from spatia_env.world.imagination import Imagination
 from spatia_env.world.starts import Start, open_cloud, start_from_image, start_from_scene
 from spatia_env.world.state import WorldState
 from spatia_env.world.world import World
@@ -219,6 +220,13 @@ def open_saved(options: dict[str, Any], size: tuple[int, int], writes: bool = Tr
     if "pose" in options:
         changes["c2w"] = torch.from_numpy(options["pose"]).float()
     return dataclasses.replace(state, **changes)
+
+
+def load_imagination(checkpoint: Checkpoint) -> Imagination | None:
+    """The imagination of a checkpoint, None where it has none."""
+    if checkpoint.imagination is None:
+        return None
+    return Imagination(checkpoint.imagination)
 
 
 def load_slam(slam: str | Slam, checkpoint: Checkpoint) -> Slam:

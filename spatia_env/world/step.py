@@ -14,6 +14,7 @@ from spatia_env.models.clip_source import ClipRequest, ClipSource
 from spatia_env.slam.depth_network import static_weight
 from spatia_env.slam.pipeline import Registration, Slam
 from spatia_env.slam.plane_extrapolation import Continued, continue_surfaces
+from spatia_env.world.imagination import Imagination
 from spatia_env.world.state import WorldState
 
 STILL_TWIST = 1e-6
@@ -34,6 +35,8 @@ class PreparedStep:
         event: What was asked for in words, "" for nothing.
         heard: What the world takes it for.
         view: The map along the path.
+        shown: Pixels of it that were given or shown before, bool [T, H, W].
+        imagined: Points that were imagined for it.
         continued: How its surfaces go on, for sources that read it.
         scores: Of the retrieved references.
         request: What the clip source is asked.
@@ -46,6 +49,8 @@ class PreparedStep:
     event: str = ""
     heard: Heard | None = None
     view: Render | None = None
+    shown: Tensor | None = None
+    imagined: int = 0
     continued: Continued | None = None
     scores: tuple[float, ...] = ()
     request: ClipRequest | None = None
@@ -56,11 +61,19 @@ def rests(state: WorldState, path: Tensor, event: str) -> bool:
     return bool((path - state.c2w).abs().max() < STILL_TWIST) and not event and not state.moving
 
 
-def prepare(prepared: PreparedStep, source: ClipSource, num_references: int) -> PreparedStep:
-    """The step with its event understood, the map rendered and searched along its path, and its clip requested."""
+def prepare(
+    prepared: PreparedStep, source: ClipSource, num_references: int, imagination: Imagination | None
+) -> PreparedStep:
+    """The step with its event understood, the map rendered and searched along its path, and its clip requested.
+
+    Where the path would leave too much unseen, its surroundings are imagined first.
+    """
     watch, state, path = prepared.watch, prepared.state, prepared.path
     heard = listen(prepared.event, state.step + 1, state.prompt, state.conditions, source.reads_known_words)
-    view = watch("render", state.map.render, path)
+    view, imagined = watch("render", state.map.render, path), 0
+    if imagination is not None and imagination.is_wanted(view):
+        state, imagined = watch("imagine", imagination, state, path[-1, :3, 3])
+        view = watch("render", state.map.render, path)
     continued = None
     if source.reads_continued:
         continued = watch("continue", continue_surfaces, view.rgb, view.depth, view.known, path, state.K)
@@ -81,7 +94,15 @@ def prepare(prepared: PreparedStep, source: ClipSource, num_references: int) -> 
         continued=None if continued is None else continued.planes(),
     )
     return dataclasses.replace(
-        prepared, heard=heard, view=view, continued=continued, scores=tuple(scores), request=request
+        prepared,
+        state=state,
+        heard=heard,
+        view=view,
+        shown=state.map.shown(path, view),
+        imagined=imagined,
+        continued=continued,
+        scores=tuple(scores),
+        request=request,
     )
 
 

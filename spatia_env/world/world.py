@@ -5,11 +5,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from spatia_env.errors import WorldFormatError
+from spatia_env.errors import ActionError, WorldFormatError
 from spatia_env.memory.keyframes import Keyframe
 from spatia_env.memory.point_map import SceneMemory
 from spatia_env.memory.rendering import Render
 from spatia_env.world.edits import WorldEdits
+from spatia_env.world.imagination import Imagination
 from spatia_env.world.queries import WorldQueries
 from spatia_env.world.state import WorldState
 
@@ -19,10 +20,11 @@ class World:
 
     Args:
         state: What it starts from.
+        imagination: Draws surroundings that nobody has seen; None where there is none.
     """
 
-    def __init__(self, state: WorldState) -> None:
-        self.state = state
+    def __init__(self, state: WorldState, imagination: Imagination | None = None) -> None:
+        self.state, self.imagination = state, imagination
 
     @property
     def memory(self) -> SceneMemory:
@@ -56,6 +58,19 @@ class World:
         """The oldest keyframe of an earlier step that was taken from (nearly) this pose [4, 4], if any."""
         return self.state.map.revisited(c2w)
 
+    def imagine(self, seed: int) -> int:
+        """Draw the surroundings of the camera anew by `seed`, where no clip has shown them yet; how many points.
+
+        Raises:
+            ActionError: If this world has no imagination: its checkpoint has none, or it was switched off.
+        """
+        if self.imagination is None:
+            raise ActionError(
+                "imagine: this world has no imagination; use a checkpoint that has one, and imagination=True."
+            )
+        self.state, count = self.imagination.again(self.state, seed)
+        return count
+
     def snapshot(self) -> WorldState:
         """The state as it is; O(1), since it is immutable."""
         return self.state
@@ -66,7 +81,7 @@ class World:
 
     def fork(self) -> "World":
         """An independent world that shares the map until either steps."""
-        return World(self.state)
+        return World(self.state, self.imagination)
 
     def save(self, path: str | Path) -> None:
         """Write the world into one file, atomically; blocks that an earlier save wrote are not written again."""
