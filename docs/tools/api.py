@@ -22,6 +22,7 @@ SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "world.state:WorldState",
             "world.edits:WorldEdits",
             "world.queries:WorldQueries",
+            "world.imagination:Imagination",
             "events.log:LedgerRow",
         ),
     ),
