@@ -404,7 +404,7 @@ def convert_model(archive: zipfile.ZipFile, row: dict[str, str]) -> dict[str, np
     soup = Soup(soup.corners[opaque], soup.uvs[opaque], soup.material[opaque])
     size = np.ptp(soup.corners, axis=(0, 1))
     # What loses its shape gets more triangles; leaves and blades lose most of their surface without harm.
-    for times, share in ((1, 0.6), (2, 0.5), (3, 0.3)):
+    for times, share in ((1, 0.8), (2, 0.7), (3, 0.25)):
         coarse = decimate(soup, times * face_budget(size))
         whole = (np.ptp(coarse.corners, axis=(0, 1)) >= 0.85 * size - 0.01).all()
         if whole and areas(coarse.corners).sum() > share * areas(soup.corners).sum():
