@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo view gallery docs test test-slow lint format types train bench clean
+.PHONY: help demo view gallery screenshots docs test test-slow lint format types train bench clean
 
 help:  ## list these verbs
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -18,6 +18,9 @@ view: $(READY)  ## walk through a world in the browser
 
 gallery: $(READY)  ## write docs/gallery
 	$(BIN)/python -m docs.tools.gallery --out docs/gallery
+
+screenshots: $(READY)  ## write docs/images/playground; drives Chromium
+	$(BIN)/python -m docs.tools.screenshots
 
 docs: $(READY)  ## the documentation as a site: site/
 	$(BIN)/mkdocs build --strict

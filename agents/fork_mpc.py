@@ -14,7 +14,7 @@ import gymnasium as gym
 import numpy as np
 import tyro
 
-from spatia_env.bench.planning import cross_entropy, imagine, play, shoot, unseen_surface
+from planning import cross_entropy, imagine, play, shoot, unseen_surface
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 import tyro
 
-from spatia_env.bench.planning import explore_frontier, play
+from planning import explore_frontier, play
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import gymnasium as gym
 import numpy as np
 import tyro
 
-from spatia_env.bench.planning import LIMITS, look, play, towards, unseen_surface
+from planning import LIMITS, look, play, towards, unseen_surface
 from spatia_env.geometry import se3_exp
 
 

@@ -15,8 +15,8 @@ import gymnasium as gym
 import numpy as np
 import tyro
 
-from spatia_env.bench.image_localization import PictureSeeker
-from spatia_env.bench.planning import cross_entropy, play, shoot, unseen_surface
+from image_localization import PictureSeeker
+from planning import cross_entropy, play, shoot, unseen_surface
 
 
 @dataclass(frozen=True)

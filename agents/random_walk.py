@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 import tyro
 
-from spatia_env.bench.planning import REACH, play
+from planning import REACH, play
 
 
 @dataclass(frozen=True)

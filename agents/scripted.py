@@ -12,8 +12,8 @@ import gymnasium as gym
 import numpy as np
 import tyro
 
+from planning import play
 from spatia_env.actions import WORLDSCORE_PRESETS, preset
-from spatia_env.bench.planning import play
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import gymnasium as gym
 import numpy as np
 import tyro
 
-from spatia_env.bench.information_gain import best_view, sweep
-from spatia_env.bench.planning import play
+from information_gain import best_view, sweep
+from planning import play
 
 
 @dataclass(frozen=True)

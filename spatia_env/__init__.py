@@ -37,7 +37,7 @@ for _id, (_entry_point, _kwargs) in _ENTRY_POINTS.items():
         _gym.register(
             _id,
             entry_point=_entry_point,
-            vector_entry_point=_VECTOR_ENTRY_POINTS.get(_id, "spatia_env.vector.sync:make_vec"),
+            vector_entry_point=_VECTOR_ENTRY_POINTS.get(_id, "spatia_env.vector.sync:SpatiaVectorEnv"),
             max_episode_steps=MAX_EPISODE_STEPS,
             kwargs=_kwargs,
         )

@@ -4,7 +4,6 @@ It turns an action into a twist or a path, and an event text. The arrays it retu
 changes to the action do not reach the environment.
 """
 
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from copy import deepcopy
@@ -20,53 +19,20 @@ from torch import Tensor
 from spatia_env.errors import ActionError, PoseError, PromptError
 from spatia_env.events.vocabulary import EVENT_VOCABULARY
 from spatia_env.geometry import orthonormalise, path_from_twist, rigid_problem, se3_exp
-from spatia_env.io.validation import as_real_array, check_keys, near_miss
+from spatia_env.io.validation import (
+    MAX_EVENT_LENGTH,
+    as_real_array,
+    check_keys,
+    is_printable,
+    near_miss,
+    normalise_text,
+)
 
-MAX_EVENT_LENGTH = 256
-MAX_PROMPT_LENGTH = 2000
 MAX_REACH = 50.0
 """Metres that a path may lead from the last pose within one clip."""
 
 _ASCII = "".join(map(chr, range(0x20, 0x7F)))
-_JOINERS = "\u200c\u200d"  # invisible, but Persian, Indic scripts and emoji are written with them
 _CODEPOINTS = 0x110000
-
-
-def normalise_text(text: Any, what: str = "event", max_length: int = MAX_EVENT_LENGTH) -> str:
-    """Text in NFC form without blanks around it; blank text becomes "".
-
-    Args:
-        text: What the user typed.
-        what: What to call it in an error ("event", "prompt").
-        max_length: Longest accepted length, characters after normalisation.
-
-    Returns:
-        A plain `str` of printable characters.
-
-    Raises:
-        PromptError: If it is not a `str`, is too long, or has control, bidirectional or other characters that
-            do not print.
-    """
-    if not isinstance(text, str):
-        raise PromptError(f"{what}: expected text (str), got {type(text).__name__}; use '' for none.")
-    if len(text) > 4 * max_length:  # before any work on it: NFC shortens a text by less than that
-        raise PromptError(f"{what}: {len(text)} characters; shorten it to {max_length}.")
-    for position, character in enumerate(text):
-        if not is_printable(character):
-            name = unicodedata.name(character, "control or unassigned character")
-            raise PromptError(
-                f"{what}: U+{ord(character):04X} ({name}) at position {position} does not print; remove it."
-            )
-    blanks_as_space = "".join(" " if character.isspace() else character for character in text)
-    text = unicodedata.normalize("NFC", blanks_as_space).strip()
-    if len(text) > max_length:
-        raise PromptError(f"{what}: {len(text)} characters; shorten it to {max_length}.")
-    return text
-
-
-def is_printable(character: str) -> bool:
-    """Whether an event may hold this character: it prints, is a blank, or joins letters of a script."""
-    return character.isprintable() or character in _JOINERS or unicodedata.category(character) == "Zs"
 
 
 class _Characters(AbstractSet[str]):
@@ -397,7 +363,10 @@ def decode_discrete(action: Any, num_events: int = len(EVENTS)) -> tuple[np.ndar
     Raises:
         ActionError: If it is not two integers within the lists.
     """
-    array = np.asarray(action) if not isinstance(action, str | bytes | Mapping) else np.empty(0, dtype=object)
+    try:
+        array = np.asarray(action)
+    except (TypeError, ValueError, RuntimeError):  # ragged lists; tensors that numpy cannot see
+        array = np.empty(0)
     if array.shape != (2,) or array.dtype.kind not in "iu":
         raise ActionError(f"action: expected two integers [move, event], got {action!r:.80}.")
     move, event = (int(value) for value in array)

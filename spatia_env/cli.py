@@ -2,7 +2,8 @@
 
 A verb is a function `main(argv: list[str]) -> int | None` in the module that does the job, which reads its
 arguments with tyro from a frozen dataclass. Errors that a user can mend are one line on stderr and exit code
-2; `--debug` anywhere shows the traceback.
+2; `--debug` anywhere shows the traceback. Exit code 1 is an error in the program, or a bench that failed; `spatia
+replay` returns 3 for an episode that does not repeat.
 """
 
 import importlib
@@ -85,10 +86,11 @@ USAGE_ERROR = 2
 
 @dataclass(frozen=True)
 class Command:
-    """A verb: where its `main` lives, and its line in the help."""
+    """A verb: module and function that run it, and its line in the help."""
 
     module: str
     summary: str
+    function: str = "main"
 
 
 COMMANDS: dict[str, Command] = {
@@ -99,10 +101,14 @@ COMMANDS: dict[str, Command] = {
     "view": Command("spatia_env.viewer.cli", "walk, speak, edit and fork a world in the browser"),
     "export-html": Command("spatia_env.viewer.export_html", "one page of an episode that opens from disk"),
     "record": Command(
-        "spatia_env.record", "play episodes and write them down: film, JSON, Minari, WebDataset"
+        "spatia_env.recording",
+        "play episodes and write them down: film, JSON, Minari, WebDataset",
+        "record_main",
     ),
     "replay": Command(
-        "spatia_env.replay", "play a recorded episode again; names the first step that differs"
+        "spatia_env.recording",
+        "play a recorded episode again; names the first step that differs",
+        "replay_main",
     ),
     "train": Command("spatia_env.train.cli", "train the parts of the embedded checkpoint from their seeds"),
     "bench": Command("spatia_env.bench.cli", "measure against ground truth; writes results.json and tables"),
@@ -110,7 +116,7 @@ COMMANDS: dict[str, Command] = {
         "spatia_env.models.wan.convert", "turn the officially released weights into one folder"
     ),
     "doctor": Command("spatia_env.models.wan.doctor", "say what this machine can run, and why not more"),
-    "info": Command("spatia_env.cli:info", "versions, ids and the embedded checkpoint"),
+    "info": Command("spatia_env.cli", "versions, ids and the embedded checkpoint", "info"),
 }
 
 _HELP = """\
@@ -155,8 +161,9 @@ def _run(name: str, args: list[str]) -> int:
         print(f"spatia: unknown command {name!r}{near_miss(name, COMMANDS)}", file=sys.stderr)
         print("Run `spatia --help`.", file=sys.stderr)
         return USAGE_ERROR
-    module, _, function = COMMANDS[name].module.partition(":")
-    return int(getattr(importlib.import_module(module), function or "main")(args) or 0)
+    command = COMMANDS[name]
+    main = getattr(importlib.import_module(command.module), command.function)
+    return int(main(args) or 0)
 
 
 def _report(name: str, error: BaseException) -> int:

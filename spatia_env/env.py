@@ -152,15 +152,13 @@ class SpatiaEnv(gym.Env):
         with self._unchanged_on_error():
             super().reset(seed=seed)
             checked, world_seed = draw_start(checked, self.np_random)
-            self.scene = checked.get("scene")
-            self.clip_source.begin(self.scene, self.size)
-            self.slam.begin(self.scene, self.size)
+            self._enter(checked.get("scene"))
             state = open_world(
                 checked, world_seed, self.slam.estimator, self.empty_points,
                 self.size, self.shape.num_preceding, self.writes,
             )  # fmt: skip
             self._world, self.judge, self.task = World(state), self._open_judge(), copy.copy(self.task)
-            observation = contract.standing(state, state.c2w.expand(self.shape.num_frames, 4, 4))
+            observation = contract.standing(state, self._still_path(state))
             self.task.reset(self._context(observation, Growth(), 0.0))
         self._frames = list(observation["frames"].copy())
         return observation, contract.describe_reset(state, self.task.goal)
@@ -237,15 +235,31 @@ class SpatiaEnv(gym.Env):
         """The world as it is now, to return to with `restore`; O(1)."""
         return self.world.snapshot()
 
-    def restore(self, snapshot: WorldState) -> None:
-        """Return to a snapshot, bit for bit."""
-        self.world.restore(snapshot)
+    def restore(self, snapshot: WorldState, scene: int | str | None = None) -> None:
+        """Return to a snapshot, bit for bit, or take up a saved world's (`World.load(path).state`) without an episode.
+
+        Args:
+            snapshot: Of this environment or a fork, or of a saved world of the same size.
+            scene: The simulated scene a saved world began in, for the judge and `slam="simulator"`.
+
+        Raises:
+            ActionError: If it is no snapshot, or of another size. ClosedEnvError: After `close`.
+        """
+        contract.check_snapshot(snapshot, self.size)
+        if self._world is not None or self._closed:
+            self.world.restore(snapshot)
+        else:
+            self._world = World(snapshot)
+            self._frames = list(contract.standing(snapshot, self._still_path(snapshot))["frames"])
+        if scene is not None:
+            self._enter(scene)
+            self.judge = self._open_judge()
 
     def fork(self) -> "SpatiaEnv":
         """An independent environment on the same model, whose world shares the map until either steps."""
         twin = copy.copy(self)
         twin._world, twin.task = self.world.fork(), copy.copy(self.task)
-        twin._np_random, twin._frames = copy.deepcopy(self._np_random), []
+        twin._np_random, twin._frames = copy.deepcopy(self._np_random), list(self._frames)
         return twin
 
     def preview(self, action: Any) -> dict[str, np.ndarray]:
@@ -278,6 +292,14 @@ class SpatiaEnv(gym.Env):
         if not self.block_collisions:
             return path, {}
         return halted(self.world.memory, self.world.c2w, path)
+
+    def _still_path(self, state: WorldState) -> Tensor:
+        return state.c2w.expand(self.shape.num_frames, 4, 4)
+
+    def _enter(self, scene: int | str | None) -> None:
+        self.scene = scene
+        self.clip_source.begin(scene, self.size)
+        self.slam.begin(scene, self.size)
 
     def _open_judge(self) -> SimJudge | None:
         wanted = self.wants_judge or self.task.wants_judge

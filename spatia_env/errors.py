@@ -78,11 +78,7 @@ class ClosedEnvError(SpatiaError, RuntimeError):
 
 
 class WorkerError(SpatiaError, RuntimeError):
-    """A worker process died or did not answer in time; `index` names it."""
-
-    def __init__(self, message: str, index: int | None = None) -> None:
-        super().__init__(message)
-        self.index = index
+    """Workers on Ray were lost again and again, or Ray has no room for what they return."""
 
 
 class ForkError(SpatiaError, RuntimeError):

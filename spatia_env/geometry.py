@@ -10,14 +10,13 @@ metres with 0 for "none". The world has +Z up. This module knows neither the map
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from spatia_env.errors import PoseError
-from spatia_env.io.validation import as_real_array
 
 RIGID_TOLERANCE = 1e-3
 """Largest accepted deviation of R R^T from the identity, and of the bottom row from 0 0 0 1."""
@@ -256,22 +255,3 @@ def rigid_problem(transform: np.ndarray) -> str:
     if (np.linalg.det(rotation) < 0).any():
         return "mirrored (determinant -1); use a right-handed rotation"
     return ""
-
-
-def as_pose(value: Any, name: str = "pose") -> np.ndarray:
-    """A fresh float64 copy [4, 4] of a camera-to-world matrix.
-
-    Args:
-        value: Anything numpy reads as a real 4x4 matrix.
-        name: What to call it in an error.
-
-    Raises:
-        PoseError: If it is not numeric, finite, rigid and right-handed.
-    """
-    pose = as_real_array(value, name, PoseError)
-    if pose.shape != (4, 4):
-        raise PoseError(f"{name}: expected a 4x4 camera-to-world matrix, got shape {list(pose.shape)}.")
-    problem = rigid_problem(pose)
-    if problem:
-        raise PoseError(f"{name}: {problem}.")
-    return pose

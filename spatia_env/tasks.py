@@ -16,18 +16,15 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from spatia_env.errors import ActionError
-from spatia_env.geometry import as_pose, distance_and_angle
-from spatia_env.io.validation import near_miss
-
-CELL = 0.2
-"""Edge in metres of the cells in which a judge counts the true surface that was seen."""
+from spatia_env.geometry import distance_and_angle
+from spatia_env.io.validation import as_pose, near_miss
 
 
 class Judge(Protocol):
     """Knows the truth of a scene. It sets goals and keeps the score; nothing of it enters an observation."""
 
     def cells(self, path: np.ndarray) -> np.ndarray:
-        """Sorted int64 names of the cells (edge `CELL`) of true surface that cameras [T, 4, 4] see."""
+        """Sorted int64 names of the cells (see `TaskContext.cell_area`) of true surface that cameras [T, 4, 4] see."""
 
     def target(self, name: str, c2w: np.ndarray) -> tuple[float, float]:
         """Share of the picture from `c2w` [4, 4] that shows the object, and metres to it.
@@ -65,6 +62,7 @@ class TaskContext:
             (the simulator can); None where none can.
         target_distance: Metres from the camera to that object, or None.
         seen_cells: True surface that the clip saw (`Judge.cells`), or None without a judge.
+        cell_area: Square metres that each of them stands for.
         judge: Draws goals at a reset; None where nobody knows the truth.
         np_random: Its random numbers.
     """
@@ -81,6 +79,7 @@ class TaskContext:
     target_share: float | None = None
     target_distance: float | None = None
     seen_cells: np.ndarray | None = None
+    cell_area: float = 0.04
     judge: Judge | None = None
     np_random: np.random.Generator | None = None
 
@@ -221,7 +220,7 @@ class Episode:
             return {}
         before = self._cells if self._cells is not None else np.zeros(0, np.int64)
         self._cells = np.union1d(before, context.seen_cells)
-        area = CELL**2
+        area = context.cell_area
         return {"coverage": len(self._cells) * area, "new_coverage": (len(self._cells) - len(before)) * area}
 
 

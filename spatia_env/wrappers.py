@@ -186,7 +186,8 @@ class RecordClips(gym.Wrapper, RecordConstructorArgs):
         """Finish the film of the last episode, if any, and begin a new one with the first frame."""
         observation, info = self.env.reset(seed=seed, options=options)
         self.finish()
-        self._writer = VideoWriter(self._next_path(), self.fps, self.scale)
+        path = self.folder / f"{self.prefix}-{next_number(self.folder, self.prefix):04d}.mp4"
+        self._writer = VideoWriter(path, self.fps, self.scale)
         self._rows = {"pose": [], "depth": [], "known": [], "reward": [], "actions": []}
         self._append(observation, slice(-1, None))
         return observation, info
@@ -239,22 +240,21 @@ class RecordClips(gym.Wrapper, RecordConstructorArgs):
                 actions=np.array(rows["actions"], dtype=str),
             )
 
-    def _next_path(self) -> Path:
-        taken = [
-            path.stem.removeprefix(f"{self.prefix}-") for path in self.folder.glob(f"{self.prefix}-*.mp4")
-        ]
-        number = max((int(stem) + 1 for stem in taken if stem.isdigit()), default=0)
-        return self.folder / f"{self.prefix}-{number:04d}.mp4"
+
+def next_number(folder: Path, prefix: str) -> int:
+    """The number after the highest of the files `{prefix}-{number}.*` in a folder."""
+    stems = [path.stem.removeprefix(f"{prefix}-") for path in folder.glob(f"{prefix}-*.*")]
+    return max((int(stem) + 1 for stem in stems if stem.isdecimal()), default=0)
 
 
 def make_rl(**kwargs: Any) -> gym.Env:
     """Entry point of `SpatiaRL-v0`: last frame, camera as a Box; arguments as `SpatiaEnv` takes them."""
-    return FlatCamera(LastFrameObservation(_make_base(kwargs)))
+    return view_env(_make_base(kwargs), "rl")
 
 
 def make_discrete(num_events: int | None = None, **kwargs: Any) -> gym.Env:
     """Entry point of `SpatiaDiscrete-v0`: last frame, moves and events by number; else as `make_rl`."""
-    return DiscreteActions(LastFrameObservation(_make_base(kwargs)), num_events)
+    return view_env(_make_base(kwargs), "discrete", num_events)
 
 
 class SceneStart(gym.Wrapper, RecordConstructorArgs):

@@ -53,7 +53,7 @@ def test_scripted_paths_stay_within_a_clip(path):
     actions = _agent("scripted").camera_path(path)
     assert actions.ndim == 2 and actions.shape[1] == 6 and np.abs(actions).max() <= 1
     if path == "worldscore":
-        from spatia_env.bench.planning import LIMITS
+        from planning import LIMITS
         from spatia_env.geometry import se3_exp
 
         pose = np.eye(4)

@@ -102,7 +102,7 @@ def test_every_command_leads_to_a_main(name):
     place = Path(cli.__file__).parent.parent.joinpath(*cli.COMMANDS[name].module.split("."))
     path = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
     functions = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
-    (main,) = [function for function in functions if function.name == "main"]
+    (main,) = [function for function in functions if function.name == cli.COMMANDS[name].function]
     assert [argument.arg for argument in main.args.args] == ["argv"]
 
 

@@ -127,7 +127,7 @@ def test_export_refuses_what_it_would_overwrite(memory, tmp_path):
     with pytest.raises(WorldIOError, match="not empty"):
         export(tmp_path / "full", memory, [], K, (HEIGHT, WIDTH))
     with pytest.raises(WorldFormatError, match=r"NAME\.ply"):
-        export(tmp_path / "a.obj", memory, [], K, (HEIGHT, WIDTH))
+        export(tmp_path / "a.stl", memory, [], K, (HEIGHT, WIDTH))
     export(tmp_path / "empty", memory, [], K, (HEIGHT, WIDTH))
     assert sorted(os.listdir(tmp_path)) == ["empty", "full"]
 

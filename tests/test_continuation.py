@@ -174,6 +174,5 @@ def test_the_packaged_model_is_told_of_it_when_it_turns_to_what_is_new():
     assert pending.continued is not None and pending.view is not None
     on = pending.continued.depth > 0
     assert on.any() and not (on & pending.view.known & (pending.view.depth > 0)).any()
-    request = env.request(pending)
-    assert torch.equal(request.continued[3] > 0, on)
-    assert not env.prepare({"camera": still, "event": ""}).imagines
+    assert torch.equal(pending.request.continued[3] > 0, on)
+    assert env.prepare({"camera": still, "event": ""}).request is None

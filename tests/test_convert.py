@@ -9,19 +9,20 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from safetensors.torch import load_file, save_file
 
 import official_models as tiny
+from parity.fixtures import rename
 from spatia_env.errors import CheckpointError
 from spatia_env.models.transformer import SpatiaTransformer3DModel
 from spatia_env.models.wan.convert import ConvertConfig, convert
-from spatia_env.models.wan.folders import check_folder, load_module
-from spatia_env.models.wan.keymaps import (
+from spatia_env.models.wan.convert_layouts import (
+    autoencoder_config,
     autoencoder_name,
     lora_layers,
-    rename,
+    text_encoder_config,
     text_encoder_name,
+    transformer_config,
     transformer_name,
 )
-from spatia_env.models.wan.sizes import autoencoder_config, text_encoder_config, transformer_config
-from spatia_env.models.wan.sources import declared_hash, read_plain_pickle, sha256
+from spatia_env.models.wan.folders import check_folder, declared_hash, load_module, read_plain_pickle, sha256
 
 
 @pytest.fixture()

@@ -8,10 +8,9 @@ import torch
 import official_models as tiny
 from spatia_env.errors import ActionError
 from spatia_env.models.wan import cost_bench, doctor
-from spatia_env.models.wan.cost import CLIPS, Clip, Network, _Steps, count_clip, time_clip
+from spatia_env.models.wan.cost import CLIPS, Clip, Network, _Steps, count_clip, dry_run, time_clip
 from spatia_env.models.wan.cost_bench import CostConfig, cost_table, run_cost
 from spatia_env.models.wan.doctor import Machine, judge, report_lines
-from spatia_env.models.wan.flop_count import dry_run
 
 SMALL = Network(
     transformer={k: v for k, v in tiny.FIXTURES.transformer.config.items() if not k.startswith("_")},

@@ -11,8 +11,7 @@ from spatia_env.errors import ActionError
 from spatia_env.models.conditioning import Conditions, control_latents, sample_few_steps
 from spatia_env.models.transformer import SpatiaTransformer3DModel
 from spatia_env.train import distill
-from spatia_env.train.autoencoder import fresh_autoencoder
-from spatia_env.train.data import DataConfig, render_data
+from spatia_env.train.autoencoder import encode_episodes, fresh_autoencoder
 from spatia_env.train.dataset import Batch
 from spatia_env.train.distill import (
     DistillConfig,
@@ -22,9 +21,8 @@ from spatia_env.train.distill import (
     sample,
     train_distill,
 )
-from spatia_env.train.encode import encode_episodes
-from spatia_env.train.episodes import EpisodeConfig
-from spatia_env.train.trainer import LoopConfig, Trainer
+from spatia_env.train.loop import LoopConfig, Trainer
+from spatia_env.train.simulation import DataConfig, EpisodeConfig, render_data
 from spatia_env.train.world_model import WorldModel, load_world_model, tiny_transformer
 
 LEVELS = (1.0, 0.75, 0.5, 0.25)

@@ -11,7 +11,7 @@ import pytest
 from spatia_env.errors import ActionError, WorldFormatError
 from spatia_env.io.video import read_video
 from spatia_env.viewer import export_html
-from spatia_env.viewer.export_html import Episode, Happening
+from spatia_env.viewer.export_html import Episode, PlacedEvent
 from spatia_env.wrappers import RecordClips
 
 HOSTILE = "</script><script>window.__pwned=1</script><img src=x onerror=alert(1)>"
@@ -30,7 +30,7 @@ def episode_of(count: int = 5, height: int = 12, width: int = 16) -> Episode:
         K,
         points,
         np.full((50, 3), 7, np.uint8),
-        (Happening(2, HOSTILE, (0, 0, 2)),),
+        (PlacedEvent(2, HOSTILE, (0, 0, 2)),),
     )
 
 

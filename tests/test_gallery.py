@@ -1,12 +1,12 @@
 """The gallery: its films, its record, its page and its limits; all pieces on the real model are slow."""
 
-import gallery
 import numpy as np
 import pytest
-from gallery import Entry, GalleryConfig, Piece, files, layout
-from gallery.layout import Film, Row
 from PIL import Image
 
+import gallery
+from gallery import Entry, GalleryConfig, Piece, files, layout
+from gallery.layout import Film, Row
 from spatia_env.errors import ActionError, WorldFormatError
 
 
@@ -38,12 +38,6 @@ def test_a_sheet_has_every_frame_and_long_labels_are_broken():
     assert sheet.shape[1] < 150 + 4 * layout.GAP + 3 * (48 + layout.GAP)
 
 
-def test_branches_leave_from_the_end_of_the_trunk():
-    picture = np.asarray(layout.tree(film_of(50), [Row("l", film_of(60)), Row("r", film_of(70))], cell=48))
-    assert all((picture == value).all(-1).any() for value in (50, 60, 70))
-    assert (picture == layout.ACCENT).all(-1).any()
-
-
 def test_the_walker_stands_where_the_path_ends():
     spots = np.array([[10.0, 50.0], [50.0, 50.0]])
     picture = layout.walked(np.zeros((100, 100, 3), np.uint8), spots, np.array([60.0, 50.0]))
@@ -72,7 +66,7 @@ def test_the_page_has_the_command_of_every_piece(tmp_path):
     text = files.write_page(tmp_path, entries, ("return", "events", "forks")).read_text()
     assert text.index("## Return") < text.index("## Events") and "forks" not in text
     for name in entries:
-        assert f"spatia gallery --only {name} --scene 7\n" in text and f"({name}.gif)" in text
+        assert f"python -m docs.tools.gallery --only {name} --scene 7\n" in text and f"({name}.gif)" in text
         assert all(path.stat().st_size for path in files.files_of(tmp_path, name))
 
 

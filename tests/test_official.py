@@ -16,7 +16,6 @@ from spatia_env.models.wan.sampling import (
     to_uint8,
 )
 from spatia_env.models.wan.schedulers import (
-    release_euler,
     release_grid,
     release_sigmas,
     release_unipc,
@@ -206,12 +205,6 @@ def test_the_sampler_is_unipc(steps):
         torch.testing.assert_close(x, y, atol=5e-6, rtol=5e-6)
     with pytest.raises(ActionError, match="all"):
         own.step(x, x)
-
-
-def test_release_euler_starts_at_one():
-    scheduler = release_euler(4)
-    grid = torch.tensor([1.0, 0.75, 0.5, 0.25])
-    torch.testing.assert_close(scheduler.sigmas[:-1], 5 * grid / (1 + 4 * grid))
 
 
 def test_renoising_ends_on_the_clean_clip():

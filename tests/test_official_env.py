@@ -17,12 +17,11 @@ from spatia_env.errors import ActionError, CheckpointError, DependencyError
 from spatia_env.models.loading import load_checkpoint
 from spatia_env.models.wan.convert import ConvertConfig
 from spatia_env.models.wan.cost_bench import CostConfig
-from spatia_env.models.wan.memory_options import LEVERS
-from spatia_env.models.wan.options import read_options
+from spatia_env.models.wan.options import LEVERS, read_options
 from spatia_env.models.wan.pipeline import SpatiaWanPipeline, official_id
 from spatia_env.release.pipeline import ReleaseConfig
 from spatia_env.slam.mapanything import MapAnythingGeometry
-from spatia_env.train.cli import Stage
+from spatia_env.train.cli import parse
 from test_release import Wall, case  # noqa: F401 - a fixture
 
 pytest.importorskip("peft")
@@ -226,7 +225,7 @@ def test_documented_commands_have_these_options(page, capsys):
             assert arguments == ["doctor"] and "doctor" in cli.COMMANDS
             checked.add("doctor")
         elif command == "spatia" and arguments[0] == "train":
-            tyro.cli(Stage, args=arguments[1:])
+            parse(arguments[1:])
             checked.add("train")
         elif command == "spatia":
             verb = arguments[0]
@@ -235,7 +234,7 @@ def test_documented_commands_have_these_options(page, capsys):
             assert str(getattr(parsed, "model", parsed.out)) in MODELS
             checked.add(verb)
         elif command == "python":
-            assert arguments[:2] == ["-m", "spatia_env.models.parity"] and (ROOT / arguments[2]).is_dir()
+            assert arguments[:2] == ["-m", "tests.parity"] and (ROOT / arguments[2]).is_dir()
         else:
             assert command in ("pip", "hf")
     assert checked - {"train"} == {"doctor", "convert", "rollout"}

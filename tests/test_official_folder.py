@@ -9,7 +9,7 @@ import torch
 import official_models as tiny
 from parity.fixtures import worst
 from spatia_env.errors import ActionError, CheckpointError
-from spatia_env.models.wan.memory_options import LEVERS, Levers
+from spatia_env.models.wan.options import LEVERS, Levers
 from spatia_env.models.wan.pipeline import load_official, official_id
 from spatia_env.models.wan.sampling import SamplerSettings, from_uint8
 

@@ -4,11 +4,11 @@ from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
-import planning
-import prospects
 import pytest
-import seeking
 
+import image_localization
+import information_gain
+import planning
 from spatia_env.geometry import distance_and_angle, se3_exp
 from untrained import write_untrained
 
@@ -90,20 +90,22 @@ def test_a_picture_is_found_in_the_map(twin):
     start = twin.world.c2w.double().numpy()
     true = planning.beside(start, 0.6, -0.2, 0.25)
     goal = twin.judge.scene.render(true, *SIZE).rgb
-    match = seeking.match_picture(twin, goal, start, np.random.default_rng(0))
+    match = image_localization.match_picture(twin, goal, start, np.random.default_rng(0))
     metres, degrees = distance_and_angle(match.pose, true)
     assert match.trusted and metres < 0.4 and degrees < 10
-    again = seeking.match_picture(twin, goal, start, np.random.default_rng(1), near=match)
+    again = image_localization.match_picture(twin, goal, start, np.random.default_rng(1), near=match)
     assert again.difference <= match.difference + 0.01
     grey = np.full((*SIZE, 3), (250, 0, 250), np.uint8)
-    assert not seeking.match_picture(twin, grey, start, np.random.default_rng(0)).trusted
+    assert not image_localization.match_picture(twin, grey, start, np.random.default_rng(0)).trusted
 
 
 def test_a_seeker_arrives(twin):
     before, task = twin.snapshot(), twin.task
     start = twin.world.c2w.double().numpy()
     true = planning.beside(start, 0.5, 0.0, -0.7)
-    seeker = seeking.PictureSeeker(start, twin.judge.scene.render(true, *SIZE).rgb, np.random.default_rng(0))
+    seeker = image_localization.PictureSeeker(
+        start, twin.judge.scene.render(true, *SIZE).rgb, np.random.default_rng(0)
+    )
     for _ in range(10):
         camera = seeker(twin)
         if camera is None:
@@ -117,7 +119,7 @@ def test_a_seeker_arrives(twin):
 
 
 def test_a_round_room_is_met_where_slow_steps_meet_it():
-    room = prospects.RoundRoom(np.array([0.5, -0.2]), 3.0, 0.0, 2.5)
+    room = information_gain.RoundRoom(np.array([0.5, -0.2]), 3.0, 0.0, 2.5)
     rng = np.random.default_rng(0)
     eyes = np.array([[0.4, 0.3, 1.2], [2.0, 0.5, 2.0]])
     rays = rng.normal(size=(2, 5, 3))
@@ -138,25 +140,25 @@ def test_a_round_room_is_met_where_slow_steps_meet_it():
 def test_surface_is_promised_where_nothing_is_known(twin):
     cameras = np.zeros((2, 6), np.float32)
     cameras[1, 4] = 1
-    here, turned = prospects.promised_surface(twin, planning.ends(twin, cameras))
+    here, turned = information_gain.promised_surface(twin, planning.ends(twin, cameras))
     assert here < 0.2 * turned and 2 < turned < 200
     inside = planning.ends(twin, np.array([[0, 0, 1, 0, 0, 0]] * 1))
     inside[:, :3, 3] += 20 * inside[:, :3, 2]
-    assert prospects.promised_surface(twin, inside)[0] == -1
-    best = prospects.best_view(twin, np.random.default_rng(0), 12)
-    values = prospects.promised_surface(twin, planning.ends(twin, best))
+    assert information_gain.promised_surface(twin, inside)[0] == -1
+    best = information_gain.best_view(twin, np.random.default_rng(0), 12)
+    values = information_gain.promised_surface(twin, planning.ends(twin, best))
     assert best.shape == (12, 6) and (np.diff(values) <= 1e-9).all() and np.abs(best).max() <= 1
     ended = planning.ends(twin, best)
     assert np.abs(ended[:, 2, 0]).max() < 0.1, "level"
 
 
 def test_a_sweep_turns_on_and_steps_aside_where_there_is_room(twin, monkeypatch):
-    first = prospects.sweep(twin, 0)
-    assert abs(first[4]) == 1 and first[3] > 0 > prospects.sweep(twin, 1, 1.0)[3]
-    assert prospects.sweep(twin, 3, -1.0)[4] == -1
-    assert first[0] == pytest.approx(-prospects.STRAFE * first[4])
-    monkeypatch.setattr(prospects, "promised_surface", lambda env, poses: np.array([-1.0, 5.0]))
-    assert prospects.sweep(twin, 0, 1.0)[0] == 0
+    first = information_gain.sweep(twin, 0)
+    assert abs(first[4]) == 1 and first[3] > 0 > information_gain.sweep(twin, 1, 1.0)[3]
+    assert information_gain.sweep(twin, 3, -1.0)[4] == -1
+    assert first[0] == pytest.approx(-information_gain.STRAFE * first[4])
+    monkeypatch.setattr(information_gain, "promised_surface", lambda env, poses: np.array([-1.0, 5.0]))
+    assert information_gain.sweep(twin, 0, 1.0)[0] == 0
 
 
 def test_the_frontier_is_explored(twin):

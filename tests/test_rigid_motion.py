@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from spatia_env import geometry
 from spatia_env.errors import PoseError
+from spatia_env.io.validation import as_pose
 
 TWIST = st.lists(st.floats(-3, 3), min_size=6, max_size=6).map(np.array)
 
@@ -78,11 +79,11 @@ def test_distance_and_angle(degrees):
 )
 def test_what_is_no_pose(value):
     with pytest.raises(PoseError):
-        geometry.as_pose(value)
+        as_pose(value)
 
 
 def test_as_pose_copies():
     pose = np.eye(4)
-    kept = geometry.as_pose(pose)
+    kept = as_pose(pose)
     pose[0, 3] = 9
     assert kept[0, 3] == 0 and kept.dtype == np.float64

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contract_env import ContractEnv, T
-from spatia_env.actions import EventText, PathBox, normalise_text
+from spatia_env.actions import EventText, PathBox
 from spatia_env.errors import PromptError
 from spatia_env.events.vocabulary import EVENT_VOCABULARY
+from spatia_env.io.validation import normalise_text
 from twists import path_of_twist
 
 ALL = [EventText(), EventText(40, ("", "rain", "ça va")), PathBox(5), PathBox(3, batch=(2,))]

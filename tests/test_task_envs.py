@@ -7,8 +7,7 @@ import pytest
 from spatia_env.bench.guard import truth_keys
 from spatia_env.errors import ActionError
 from spatia_env.geometry import distance_and_angle
-from spatia_env.sim.referee import SimJudge
-from spatia_env.tasks import CELL
+from spatia_env.sim.referee import CELL, SimJudge
 from untrained import write_untrained
 
 SIZE = (64, 96)

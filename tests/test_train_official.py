@@ -13,15 +13,20 @@ from spatia_env import cli
 from spatia_env.errors import ActionError, CheckpointError
 from spatia_env.models.transformer import SpatiaTransformer3DModel
 from spatia_env.models.wan.convert import ConvertConfig, convert
+from spatia_env.models.wan.convert_layouts import (
+    lora_layers,
+    release_lora_layers,
+    release_name,
+    transformer_name,
+)
 from spatia_env.models.wan.folders import load_module
-from spatia_env.models.wan.keymaps import lora_layers, release_lora_layers, release_name, transformer_name
 from spatia_env.models.wan.pipeline import load_official
 from spatia_env.models.wan.text_encoder import UMT5TextEncoder
-from spatia_env.train.data import DataConfig, EpisodeStore, render_data
-from spatia_env.train.episodes import EpisodeConfig
+from spatia_env.train.episodes import EpisodeStore
+from spatia_env.train.loop import LoopConfig
 from spatia_env.train.official import OfficialTrainConfig, OfficialTrainer, train_official
 from spatia_env.train.official_clips import ClipConfig, cut_clip, random_clips
-from spatia_env.train.trainer import LoopConfig
+from spatia_env.train.simulation import DataConfig, EpisodeConfig, render_data
 
 pytest.importorskip("peft")
 pytest.importorskip("transformers")

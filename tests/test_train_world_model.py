@@ -12,10 +12,9 @@ from spatia_env.env import SpatiaEnv
 from spatia_env.errors import ActionError
 from spatia_env.models.loading import PACKAGED, TINY
 from spatia_env.models.spatial_conditioning import FALLING_CHANNELS, PLACE_CHANNELS
-from spatia_env.train.autoencoder import fresh_autoencoder, load_trained
-from spatia_env.train.data import DataConfig, render_data
+from spatia_env.train.autoencoder import encode_episodes, fresh_autoencoder, load_trained
+from spatia_env.train.checkpoint import TOLD_LATER, UnpackConfig, unpack
 from spatia_env.train.dataset import (
-    PRECEDING,
     ClipStore,
     dev_batches,
     draw_picks,
@@ -24,12 +23,11 @@ from spatia_env.train.dataset import (
     read_pixels,
     training_batches,
 )
-from spatia_env.train.encode import encode_episodes
-from spatia_env.train.episodes import EpisodeConfig
+from spatia_env.train.episodes import PRECEDING
 from spatia_env.train.geometry import load_trained as load_geometry
-from spatia_env.train.import_checkpoint import TOLD_LATER, UnpackConfig, unpack
-from spatia_env.train.relighting_loss import relight
-from spatia_env.train.trainer import LoopConfig, Trainer
+from spatia_env.train.loop import LoopConfig, Trainer
+from spatia_env.train.losses import relight
+from spatia_env.train.simulation import DataConfig, EpisodeConfig, render_data
 from spatia_env.train.world_model import (
     TransformerSize,
     WorldModel,
@@ -266,8 +264,8 @@ def test_a_packaged_checkpoint_unpacks_to_runs_that_go_on(tmp_path):
     model = WorldModel(tiny_transformer(), load_trained(tmp_path / "autoencoder"))
     trainer = Trainer(model, LoopConfig(out=tmp_path / "world-model"))
     assert trainer.step > 0 and trainer.fresh_from == trainer.step
-    for name, average in trainer.average.items():
-        assert torch.equal(average, trainer.parameters[name])
+    for average, parameter in zip(trainer.average.shadow_params, trainer.parameters.values(), strict=True):
+        assert torch.equal(average, parameter)
     with pytest.raises(ActionError, match="already"):
         unpack(UnpackConfig(runs=tmp_path, stages=stages))
     with pytest.raises(ActionError, match="not known"):

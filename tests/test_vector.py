@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 
-from spatia_env.errors import ActionError, ClosedEnvError
-from spatia_env.models.clip_source import generate_clips
+from spatia_env.errors import ActionError, ClosedEnvError, SeedError, WorldFullError
+from spatia_env.models.clip_source import ModelClips
 from spatia_env.models.loading import load_checkpoint
 from spatia_env.vector.base import split_actions
 from spatia_env.vector.sync import SpatiaVectorEnv
@@ -113,11 +113,13 @@ def test_the_model_is_called_once_a_step(model, monkeypatch):
     env.reset(seed=0)
     batches = []
 
-    def counted(pipeline, requests):
-        batches.append(len(requests))
-        return generate_clips(pipeline, requests)
+    generate = ModelClips.generate
 
-    monkeypatch.setattr("spatia_env.vector.sync.generate_clips", counted)
+    def counted(source, requests):
+        batches.append(len(requests))
+        return generate(source, requests)
+
+    monkeypatch.setattr(ModelClips, "generate", counted)
     ahead = np.tile(np.array([0, 0, 0.4, 0, 0.3, 0], np.float32), (N, 1))
     env.step({"camera": ahead, "event": ("",) * N})
     assert batches == [N]
@@ -129,11 +131,11 @@ def test_a_batch_makes_the_clips_that_single_calls_make(model):
     requests = []
     for world in env.worlds:
         step = world.prepare({"camera": np.array([0, 0, 0.4, 0, 0.3, 0]), "event": "a red ball rolls in"})
-        requests.append(world.request(step))
-    pipeline = load_checkpoint(model).pipeline
-    together = generate_clips(pipeline, requests)
+        requests.append(step.request)
+    source = ModelClips(load_checkpoint(model).pipeline)
+    together = source.generate(requests)
     for clip, request in zip(together, requests, strict=True):
-        alone = generate_clips(pipeline, [request])[0]
+        alone = source.generate([request])[0]
         difference = (clip.float() - alone.float()).abs() / 255
         assert float(difference.mean()) <= 1e-5 and not clip.is_inference()
 
@@ -147,6 +149,9 @@ def test_a_batch_makes_the_clips_that_single_calls_make(model):
         (np.zeros((3, 6)), "a dict of batches"),
         ({"camera": np.full((3, 6), np.nan), "event": ("",) * 3}, "NaN"),
         ({"camera": np.array([[0] * 6, [0] * 6, [2] + [0] * 5]), "event": ("",) * 3}, "range is -1 to 1"),
+        ({"camera": [[0] * 6, [0] * 6, [0] * 5], "event": ("",) * 3}, r"expected shape \[6\]"),
+        ({"camera": [[0] * 6, [0] * 6, [0, [1]]], "event": ("",) * 3}, "array of numbers"),
+        ({"camera": {0: 1, 1: 2, 2: 3}, "event": ("",) * 3}, "one a world"),
         (None, "NoneType"),
     ],
 )
@@ -180,6 +185,77 @@ def test_bad_masks_and_seeds(vector, mask):
         vector.reset(options={"reset_mask": mask})
     with pytest.raises(ActionError, match="one seed for each of the 3 worlds"):
         vector.reset(seed=[1, 2])
+
+
+@pytest.mark.parametrize(
+    ("bad", "error"),
+    [
+        ({"seed": [3, -1, 4]}, SeedError),
+        ({"seed": [3, 1.5, 4]}, SeedError),
+        ({"seed": -1}, SeedError),
+        ({"seed": {1: 0, 2: 0, 3: 0}}, ActionError),
+        ({"options": [1]}, ActionError),
+        ({"options": {"sceen": 1}}, ActionError),
+    ],
+)
+def test_a_refused_reset_moves_no_world(vector, bad, error):
+    before = vector.call("snapshot")
+    with pytest.raises(error):
+        vector.reset(**bad)
+    assert all(a is b for a, b in zip(before, vector.call("snapshot"), strict=True))
+
+
+def test_a_reset_that_fails_in_one_world_is_undone_in_all(model, monkeypatch):
+    env = SpatiaVectorEnv(2, model=model, size=SIZE, task="explore")
+    env.reset(seed=0)
+    twin = SpatiaVectorEnv(2, model=model, size=SIZE, task="explore")
+    twin.reset(seed=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(env.worlds[1], "reset", lambda **_: (_ for _ in ()).throw(OSError("no disk")))
+        with pytest.raises(OSError, match="no disk"):
+            env.reset()
+    action = env.action_space.sample()
+    same(env.step(action), twin.step(action), exactly=True)
+    same(env.reset(), twin.reset(), exactly=True)  # the random states were put back too
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_step_that_fails_in_one_world_is_undone_in_all(model, threads):
+    full = SpatiaVectorEnv(2, model=model, size=SIZE, threads=threads, max_points=20_000, on_full="error")
+    full.reset(seed=0, options=SCENE)
+    before = full.call("snapshot")
+    turn, stay = np.array([0, 0, 0.5, 0, 1, 0], np.float32), np.zeros(6, np.float32)
+    with pytest.raises(WorldFullError):
+        for _ in range(6):
+            before = full.call("snapshot")
+            full.step({"camera": np.stack([stay, turn]), "event": ("", "")})
+    assert all(a is b for a, b in zip(before, full.call("snapshot"), strict=True))
+
+
+def test_a_reset_that_fails_after_a_step_repeats_no_step(model, monkeypatch):
+    options = {"model": model, "size": SIZE, "max_episode_steps": 1, "autoreset_mode": "SameStep"}
+    env, twin = SpatiaVectorEnv(2, **options), SpatiaVectorEnv(2, **options)
+    env.reset(seed=5)
+    twin.reset(seed=5)
+    action = env.action_space.sample()
+    with monkeypatch.context() as patch:
+        patch.setattr(env.worlds[1], "reset", lambda **_: (_ for _ in ()).throw(OSError("no disk")))
+        with pytest.raises(OSError, match="no disk"):
+            env.step(action)
+    for _ in range(2):
+        same(env.step(action), twin.step(action), exactly=True)
+
+
+def test_worlds_that_show_their_map_alone_need_no_model(model):
+    ours, theirs = pair(model, "Spatia-v0", 2, AutoresetMode.NEXT_STEP, render_only=True)
+    play(ours, theirs, steps=2)
+
+
+def test_ragged_pairs_of_discrete_worlds(model):
+    env = SpatiaVectorEnv(2, "discrete", model=model, size=SIZE)
+    env.reset(seed=0)
+    with pytest.raises(ActionError, match="two integers"):
+        env.step([[1, [2]], [0, 0]])
 
 
 def test_worlds_that_ended_must_be_reset(model):
@@ -246,4 +322,32 @@ envs.close(terminate=True)
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script, model], capture_output=True, text=True, timeout=120
     )
-    assert "workers=2" in done.stdout and done.returncode == 0, done.stderr[-1000:]
+    assert '"context": "spawn"' in done.stdout and done.returncode == 0, done.stderr[-1000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "shared_memory"),
+    [
+        ("Spatia-v0", True),
+        ("Spatia-v0", False),
+        ("SpatiaPath-v0", True),
+        ("SpatiaDiscrete-v0", True),
+        ("SpatiaRL-v0", True),
+        ("SpatiaSim-v0", True),
+    ],
+)
+def test_gymnasiums_own_processes_make_the_same_worlds(model, name, shared_memory):
+    kwargs = {"context": "spawn", "shared_memory": shared_memory}
+    options = {"model": model, "size": SIZE}
+    theirs = gym.make_vec(
+        f"spatia_env:{name}", 2, vectorization_mode="async", vector_kwargs=kwargs, **options
+    )
+    ours = gym.make_vec(f"spatia_env:{name}", 2, vectorization_mode="sync", **options)
+    ours.action_space.seed(3)
+    try:
+        same(ours.reset(seed=5, options=SCENE), theirs.reset(seed=5, options=SCENE))
+        action = ours.action_space.sample()
+        same(ours.step(action), theirs.step(action))
+    finally:
+        theirs.close()

@@ -12,14 +12,12 @@ from spatia_env.errors import ActionError, DatasetError, DependencyError, VideoE
 from spatia_env.geometry import pose_error
 from spatia_env.slam.depth_network import SimulatorGeometry
 from spatia_env.train import videos
-from spatia_env.train.autoencoder import fresh_autoencoder
-from spatia_env.train.data import EpisodeFile
-from spatia_env.train.encode import encode_episodes
-from spatia_env.train.episodes import EpisodeConfig, record_episode
+from spatia_env.train.autoencoder import encode_episodes, fresh_autoencoder
+from spatia_env.train.episodes import EpisodeFile
+from spatia_env.train.loop import LoopConfig, Trainer
 from spatia_env.train.posed_geometry import DepthConfig, open_estimator
-from spatia_env.train.trainer import LoopConfig, Trainer
+from spatia_env.train.simulation import EpisodeConfig, VideosFromSimConfig, record_episode, videos_from_sim
 from spatia_env.train.videos import VideosConfig, make_videos, plan
-from spatia_env.train.videos_sim import VideosFromSimConfig, videos_from_sim
 from spatia_env.train.world_model import WorldModelConfig, train_world_model
 
 SIZE = (64, 96)
@@ -136,7 +134,7 @@ def test_mapanything_sees_all_frames_at_once(folder, tmp_path, monkeypatch):
     )
     assert make_videos(config)["written"] == 1
     assert calls == [(17, False)]
-    videos._ESTIMATORS.clear()
+    videos._estimator.cache_clear()
 
 
 def test_mapanything_that_is_missing_says_what_to_install(monkeypatch):

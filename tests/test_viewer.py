@@ -1,6 +1,7 @@
-"""The playground without a screen: paths, timeline, queue, tiles, text, things, and a session on the real model."""
+"""Parts of the playground without a screen: paths, timeline, queue, files, text, player and objects."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -12,16 +13,14 @@ from spatia_env.io.point_cloud import PointCloud
 from spatia_env.memory.editing import start_from
 from spatia_env.memory.point_map import SceneMemory
 from spatia_env.memory.queries import raycast
-from spatia_env.viewer import html as markup
-from spatia_env.viewer import objects as things
-from spatia_env.viewer import paths, pictures
+from spatia_env.viewer import html, objects, paths, player
 from spatia_env.viewer.cli import ViewConfig, opening
-from spatia_env.viewer.history import MAX_MOMENTS, Timeline
+from spatia_env.viewer.files import SavedWorlds, read_obj
 from spatia_env.viewer.jobs import MAX_WAITING, JobQueue
 from spatia_env.viewer.player import FPS, Player
-from spatia_env.viewer.saved_worlds import Library
 from spatia_env.viewer.scene_view import stacked
 from spatia_env.viewer.session import place_of
+from spatia_env.viewer.timeline import MAX_MOMENTS, Timeline
 from spatia_env.viewer.views import upright
 from tests.viewer_parts import HOSTILE, clip_of
 
@@ -50,7 +49,10 @@ def test_a_far_view_becomes_several_clips_that_end_there():
     end[:3, :3], end[:3, 3] = so3_exp(torch.tensor([0.1, 1.2, 0.0])), torch.tensor([0.7, -0.1, 1.4])
     path = paths.to_view(start, end, 5)
     assert len(path) == 4  # 1.57 m at most 0.5 m a clip
-    metres, degrees = pose_error(paths.end_of(path, start), end)
+    reached = start.double()
+    for clip in path:
+        reached = reached @ torch.from_numpy(clip[-1]).double()
+    metres, degrees = pose_error(reached.float(), end)
     assert float(metres) < 1e-4 and float(degrees) < 0.01
     end[:3, 3] = torch.tensor([0.0, 0.0, 30.0])
     with pytest.raises(ActionError, match="at most"):
@@ -68,10 +70,10 @@ def test_a_view_that_rolled_is_shown_upright():
 
 
 def test_presets_and_moves_become_clips():
-    assert len(paths.from_preset("orbit_left", 4, 1.0)) == 2
-    np.testing.assert_allclose(paths.from_move("forward", 4)[0][-1][:3, 3], [0, 0, 0.5], atol=1e-6)
+    assert len(paths.from_name("orbit_left", 4, 1.0)) == 2
+    np.testing.assert_allclose(paths.from_name("forward", 4)[0][-1][:3, 3], [0, 0, 0.5], atol=1e-6)
     with pytest.raises(ActionError):
-        paths.from_move("sideways", 4)
+        paths.from_name("sideways", 4)
 
 
 # -- timeline --------------------------------------------------------------------------------------------------
@@ -119,7 +121,8 @@ def test_one_job_at_a_time_in_order_and_what_a_client_left_is_dropped():
     mine = jobs.submit("mine", 1, lambda job: seen.append("mine"))
     other = jobs.submit("other", 2, lambda job: seen.append("other"))
     assert [job.label for job in jobs.pending()] == ["first", "mine", "other"]
-    assert jobs.drop(1) == 1 and mine.wait(1).phase == "dropped"
+    assert jobs.stop(1) == 2 and mine.wait(1).phase == "dropped"  # what runs ends by itself
+    assert running.stopping and jobs.stop(1) == 0 and not other.stopping
     hold.set()
     assert running.wait(10).phase == "done" and other.wait(10).phase == "done"
     assert seen == ["first", "other"]
@@ -162,7 +165,7 @@ def test_the_queue_is_bounded():
 )
 def test_names_of_worlds_are_ids(tmp_path, name):
     with pytest.raises(ViewerError):
-        Library(tmp_path).path(name)
+        SavedWorlds(tmp_path).path(name)
 
 
 def test_links_out_of_the_folder_are_not_worlds(tmp_path):
@@ -172,13 +175,10 @@ def test_links_out_of_the_folder_are_not_worlds(tmp_path):
     (folder / "link.spatia").symlink_to(tmp_path / "outside")
     (folder / "good.spatia").write_bytes(b"x")
     (folder / "Bad Name.spatia").write_bytes(b"x")
-    library = Library(folder)
+    library = SavedWorlds(folder)
     assert library.names() == ["good"]
     with pytest.raises(ViewerError):
         library.existing("link")
-
-
-# -- tiles -------------------------------------------------------------------------------------------------------
 
 
 # -- text --------------------------------------------------------------------------------------------------------
@@ -193,10 +193,10 @@ def test_text_is_text_in_every_piece_of_html(words):
     jobs.submit(words, None, lambda job: (started.set(), hold.wait(10)))
     started.wait(10)
     pieces = [
-        markup.tree(line),
-        markup.note(words),
-        markup.numbers([(words, words)]),
-        markup.jobs(jobs.pending(), 0.5),
+        html.tree(line),
+        html.note(words),
+        html.numbers([(words, words)]),
+        html.jobs(jobs.pending(), 0.5),
     ]
     hold.set()
     jobs.close()
@@ -208,9 +208,9 @@ def test_text_is_text_in_every_piece_of_html(words):
 
 def test_captions_in_pictures_are_cut_and_never_fail():
     for words in (*HOSTILE, "x" * 5000, "\x1b[0m", "日本語 " * 40, ""):
-        bar = pictures.text_bar(words, 90, 22)
+        bar = player.text_bar(words, 90, 22)
         assert bar.shape == (22, 90, 3)
-    assert (pictures.text_bar("hello", 90, 22) != pictures.text_bar("", 90, 22)).any()
+    assert (player.text_bar("hello", 90, 22) != player.text_bar("", 90, 22)).any()
 
 
 # -- pictures and the player ---------------------------------------------------------------------------------------
@@ -219,16 +219,16 @@ def test_captions_in_pictures_are_cut_and_never_fail():
 def test_layers_show_what_they_say():
     clip = clip_of()
     clip.known[1, 2:4, 3] = False
-    shown = pictures.layer_frames(clip, "known / imagined")
+    shown = player.layer_frames(clip, "known / imagined")
     assert (shown[1, 2, 3] != clip.frames[1, 2, 3]).any() and (shown[1, 0] == clip.frames[1, 0]).all()
-    assert len(pictures.layer_frames(clip, "references")) == 2
-    assert pictures.layer_frames(clip, "depth").shape == clip.frames.shape
+    assert len(player.layer_frames(clip, "references")) == 2
+    assert player.layer_frames(clip, "depth").shape == clip.frames.shape
 
 
 def test_clips_play_side_by_side_until_the_longest_ends():
     line = Timeline()
     moments = [line.add("clip", "a", "", None, clip_of(frames, value=40 * frames)) for frames in (2, 5)]
-    reel = pictures.Reel(moments, "clip", width=206)
+    reel = player.Reel(moments, "clip", width=206)
     assert len(reel) == 5
     left, right = reel[4][10, 10], reel[4][10, 196]
     assert tuple(left) == (80, 80, 80) and tuple(right) == (200, 200, 200)
@@ -236,20 +236,20 @@ def test_clips_play_side_by_side_until_the_longest_ends():
 
 def test_the_player_advances_loops_stops_and_seeks():
     line = Timeline()
-    player = Player(100)
-    assert player.frame(0.0) is None
-    player.show([line.add("clip", "a", "", None, clip_of(3))])
-    start, seen = player._due, []
+    shown = Player(100)
+    assert shown.frame(0.0) is None
+    shown.show([line.add("clip", "a", "", None, clip_of(3))])
+    start, seen = time.monotonic() + 1 / FPS, []
     for tick in range(4):
-        player.frame(start + tick / FPS)
-        seen.append(player.position[0])
+        shown.frame(start + tick / FPS)
+        seen.append(shown.position[0])
     assert seen == [1, 2, 0, 1]
-    player.seek(99)
-    player.frame(start + 100)
-    assert player.position == (2, 3) and not player.playing
-    player.looping = False
-    player.play(True)
-    assert player.position[0] == 0
+    shown.seek(99)
+    shown.frame(start + 100)
+    assert shown.position == (2, 3) and not shown.playing
+    shown.looping = False
+    shown.play(True)
+    assert shown.position[0] == 0
 
 
 # -- things --------------------------------------------------------------------------------------------------------
@@ -261,17 +261,17 @@ def room_with_a_box() -> SceneMemory:
     floor = np.stack([x, y, np.zeros_like(x)], -1).reshape(-1, 3).astype(np.float32)
     grey = np.full((len(floor), 3), 120, np.uint8)
     ground = PointCloud(floor, grey, np.ones(len(floor), np.float32), np.full(len(floor), 0.02, np.float32))
-    box = things.shape("box", 0.4, (220, 40, 40)).moved(np.eye(4))
+    box = objects.shape("box", 0.4, (220, 40, 40)).moved(np.eye(4))
     return start_from(start_from(SceneMemory(), ground), box)
 
 
 def test_a_ray_picks_the_thing_and_not_the_floor():
     memory = room_with_a_box()
-    picked = things.pick(memory, [0.0, -2.0, 1.2], [0.0, 2.0, -1.0])
+    picked = objects.pick(memory, [0.0, -2.0, 1.2], [0.0, 2.0, -1.0])
     assert (picked.colour[:, 0] > picked.colour[:, 1] + 50).all()
     assert 0.3 < picked.size.max() < 0.5 and abs(picked.centre[2] - 0.2) < 0.08
     with pytest.raises(EditError, match="nothing"):
-        things.pick(memory, [0, -2, 1.2], [0, 0, 1])
+        objects.pick(memory, [0, -2, 1.2], [0, 0, 1])
 
 
 def test_a_click_between_points_picks_what_is_drawn_there():
@@ -285,26 +285,26 @@ def test_a_click_between_points_picks_what_is_drawn_there():
     memory = start_from(SceneMemory(), cloud)
     aim = wall[40] + np.array([0.04, 0, 0.04])
     assert raycast(memory, [0, 0, 0], aim) is None
-    picked = things.pick(memory, [0, 0, 0], aim)
+    picked = objects.pick(memory, [0, 0, 0], aim)
     assert np.abs(picked.hit - aim).max() < 0.08
     for nowhere in ([0, -1, 0], [0, 0, 0]):
         with pytest.raises(SpatiaError):
-            things.pick(memory, [0, 0, 0], nowhere)
+            objects.pick(memory, [0, 0, 0], nowhere)
 
 
-@pytest.mark.parametrize("name", things.SHAPES)
+@pytest.mark.parametrize("name", objects.SHAPES)
 def test_shapes_stand_on_their_origin(name):
-    cloud = things.shape(name, 0.5, (10, 200, 30))
+    cloud = objects.shape(name, 0.5, (10, 200, 30))
     low, high = cloud.position.min(0), cloud.position.max(0)
     np.testing.assert_allclose(low[2], 0, atol=1e-6)
     np.testing.assert_allclose(high - low, [0.5, 0.5, 0.5], atol=0.01)
     with pytest.raises(EditError):
-        things.shape(name, 50, (0, 0, 0))
+        objects.shape(name, 50, (0, 0, 0))
 
 
 def test_obj_meshes_are_read_and_malformed_ones_refused():
     text = b"# a square\nv 0 0 0 1 0 0\nv 1 0 0 1 0 0\nv 1 1 0 1 0 0\nv 0 1 0 1 0 0\nusemtl ../../x\nf 1/1 2/2 3/3 -1\n"
-    cloud = things.read_obj(text, spacing=0.1)
+    cloud = read_obj(text, spacing=0.1)
     assert np.ptp(cloud.position[:, 0]) == 1 and (cloud.colour == [255, 0, 0]).all()
     for bad in (
         b"",
@@ -317,7 +317,7 @@ def test_obj_meshes_are_read_and_malformed_ones_refused():
         b"\xff" * 100,
     ):
         with pytest.raises(EditError):
-            things.read_obj(bad)
+            read_obj(bad)
 
 
 def test_an_event_is_placed_where_something_moved():
@@ -344,6 +344,3 @@ def test_one_thing_is_opened():
     assert opening(ViewConfig(scene="demo", prompt="a room"))[0] == {"scene": "demo", "prompt": "a room"}
     with pytest.raises(ActionError, match="one of them"):
         opening(ViewConfig(scene="1", world="x"))
-
-
-# -- a session on the real model ---------------------------------------------------------------------------------------

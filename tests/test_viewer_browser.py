@@ -15,10 +15,10 @@ import psutil
 import pytest
 
 from spatia_env.errors import DependencyError
-from spatia_env.viewer import export_html
-from spatia_env.viewer.browser import Browser, find_chromium
+from spatia_env.viewer import export_html, paths
 from spatia_env.viewer.cli import ViewConfig, open_playground
-from spatia_env.viewer.measures import connect_once, connections, settled
+from tests.browser import Browser, find_chromium
+from tests.perf.viewer_latency import connect_once, connections, settled
 
 try:
     find_chromium()
@@ -59,7 +59,7 @@ def page(browser, playground):
     opened = browser.page(url)
     new = opened.wait_for(lambda: set(app.server.get_clients()) - before, "the client is connected")
     opened.client_id = next(iter(new))
-    opened.wait_for(lambda: app.stage.settle(0.1), "the cloud has been sent")
+    opened.wait_for(lambda: app.scene.wait_until_sent(0.1), "the cloud has been sent")
     yield opened
     opened.tab.close()
 
@@ -73,7 +73,7 @@ def picks(page, app) -> bool:
     for down in (0.5, 0.56, 0.62, 0.45, 0.4):
         page.click_view(0.5, down)
         page.pause(2)
-        if app.edit._picked is not None:
+        if app.edit.picked is not None:
             return True
     return False
 
@@ -149,14 +149,14 @@ def test_events_side_by_side_and_hostile_ones(browser, playground, page):
 def test_edit_undo_fork_save_reload(playground, page):
     app, _url = playground
     app.session.begin({"scene": 10038}, "scene 10038").wait(240)
-    page.wait_for(lambda: len(app.session.timeline) == 1 and app.stage.settle(0.1), "a new world")
+    page.wait_for(lambda: len(app.session.timeline) == 1 and app.scene.wait_until_sent(0.1), "a new world")
     view = app.views[page.client_id]
     page.wait_for(lambda: not view.placed, "the browser's camera is where it was put")
     start = app.session.now.state.memory
     page.open_tab("Edit")
     page.switch("A click picks a thing")
     page.pause(0.5)
-    page.wait_for(lambda: app.edit._listening, "clicks pick")
+    page.wait_for(lambda: app.edit.listening, "clicks pick")
     page.wait_for(lambda: picks(page, app), "a click picked something")
     page.wait_for(lambda: page.tab.get_by_text("points, ").count(), "the page says what is picked")
     page.shot(SHOTS / "picked.png")
@@ -168,9 +168,9 @@ def test_edit_undo_fork_save_reload(playground, page):
     undone = app.session.now.state.memory.points()
     assert undone.tobytes() == start.points().tobytes()
     page.switch("A click picks a thing", False)
-    page.wait_for(lambda: app.timeline._moment.value == app.session.now.title, "the timeline shows it")
+    page.wait_for(lambda: app.timeline.moment.value == app.session.now.title, "the timeline shows it")
     page.choose("moment", "0 · scene 10038")
-    page.wait_for(lambda: app.timeline._moment.value.startswith("0 "), "the start is chosen")
+    page.wait_for(lambda: app.timeline.moment.value.startswith("0 "), "the start is chosen")
     page.click("jump here")
     page.wait_for(lambda: app.session.timeline.now_id == 0, "back at the start")
     page.open_tab("Walk")
@@ -179,7 +179,7 @@ def test_edit_undo_fork_save_reload(playground, page):
     assert app.session.now.parent == 0 and max(app.session.timeline.lanes().values()) == 1
     page.open_tab("World")
     page.click("Save")
-    page.wait_for(lambda: app.session.library.names() == ["my-world"], "it is saved")
+    page.wait_for(lambda: app.session.saved.names() == ["my-world"], "it is saved")
     assert page.download("cloud (PLY)").startswith(b"ply\n")
     assert page.download("film (mp4)")[4:8] == b"ftyp"
     assert page.download("page (HTML)").startswith(b"<!doctype html>")
@@ -187,6 +187,19 @@ def test_edit_undo_fork_save_reload(playground, page):
     page.wait_for(lambda: page.tab.get_by_role("tab", name="Walk").count(), "the page is back")
     page.wait_for(lambda: colours_of(page.view()) > 20, "with its world")
     page.shot(SHOTS / "reloaded.png")
+
+
+@pytest.mark.slow
+def test_stop_ends_a_walk_after_its_present_clip(playground, page):
+    app, _ = playground
+    idle(page, app)
+    count = len(app.session.timeline)
+    app.session.walk(paths.from_text("0 0 0.1; " * 12, app.session.num_frames), "", "numbers")
+    page.wait_for(lambda: len(app.session.timeline) > count, "the first clip")
+    page.click("Stop")
+    idle(page, app)
+    assert len(app.session.timeline) < count + 12
+    page.wait_for(lambda: not page.tab.get_by_role("button", name="Stop").is_visible(), "nothing to stop")
 
 
 @pytest.mark.slow
@@ -249,8 +262,8 @@ def test_two_hundred_connects_do_not_grow_a_playground_that_a_browser_has_walked
     # Playwright may be running already, and two do not go in a thread.
     config = ViewConfig(scene="10038", port=0, size=(128, 128), worlds=tmp_path)
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        left = pool.submit(connections, config, 200, 40, 2).result()
-    assert left["growth_mb"] <= 32 and left["handles"] <= 0
+        megabytes, handles = pool.submit(connections, config).result()
+    assert megabytes <= 32 and handles <= 0
 
 
 @pytest.mark.slow
@@ -276,8 +289,8 @@ def test_an_exported_page_opens_from_disk_and_shows_its_cloud(browser, tmp_path)
     K = np.array([[20.0, 0, 16], [0, 20, 12], [0, 0, 1]], np.float32)
     frames = np.full((5, 24, 32, 3), (200, 60, 40), np.uint8)
     events = (
-        export_html.Happening(1, HOSTILE[0], (0, 0, 2)),
-        export_html.Happening(3, HOSTILE[1], (0, 0, 2)),
+        export_html.PlacedEvent(1, HOSTILE[0], (0, 0, 2)),
+        export_html.PlacedEvent(3, HOSTILE[1], (0, 0, 2)),
     )
     path = tmp_path / "episode.html"
     path.write_text(

@@ -1,5 +1,6 @@
 """Who may talk to the playground, tried with raw sockets: libraries tidy up what an attacker would send."""
 
+import contextlib
 import re
 import socket
 import struct
@@ -10,8 +11,8 @@ import numpy as np
 import pytest
 
 from spatia_env.errors import ViewerError
-from spatia_env.viewer.guard import make_guard
-from spatia_env.viewer.message_filter import BURST, MAX_UPLOAD, Ear, Refused
+from spatia_env.viewer.cli import TOKEN_VARIABLE, read_token
+from spatia_env.viewer.guard import BURST, MAX_UPLOAD, MessageFilter, ProtocolViolationError, make_guard
 
 viser = pytest.importorskip("viser", reason='the playground needs viser: pip install "spatia-env[viewer]"')
 TOKEN = "a-token-of-enough-letters"
@@ -21,19 +22,16 @@ TOKEN = "a-token-of-enough-letters"
 def server():
     from spatia_env.viewer.server import open_server
 
-    opened, url = open_server(port=0)
-    opened.scene.add_point_cloud("/p", np.zeros((3, 3)), np.zeros((3, 3), np.uint8))
-    yield int(re.search(r":(\d+)/", url).group(1))
-    opened.stop()
-
-
-@pytest.fixture(scope="module")
-def locked():
-    from spatia_env.viewer.server import open_server
-
     opened, url = open_server(port=0, token=TOKEN)
-    yield int(re.search(r":(\d+)/", url).group(1)), url
+    opened.scene.add_point_cloud("/p", np.zeros((3, 3)), np.zeros((3, 3), np.uint8))
+    port = int(re.search(r":(\d+)/", url).group(1))
+    assert url == f"http://127.0.0.1:{port}/?token={TOKEN}"
+    yield port
     opened.stop()
+
+
+def cookie(port: int) -> str:
+    return f"Cookie: spatia_{port}={TOKEN}\n"
 
 
 def ask(port: int, head: str, body: bytes = b"", wait: float = 10.0) -> bytes:
@@ -50,12 +48,12 @@ def status(answer: bytes) -> int:
     return int(answer.split(b" ", 2)[1]) if answer else 0
 
 
-def get(port: int, path: str = "/", host: str | None = None, more: str = "") -> bytes:
+def get(port: int, path: str = "/", host: str | None = None, more: str | None = None) -> bytes:
+    more = cookie(port) if more is None else more
     return ask(port, f"GET {path} HTTP/1.1\nHost: {host or f'127.0.0.1:{port}'}\n{more}")
 
 
-def upgrade(port: int, origin: str | None, host: str | None = None, more: str = "", version: str = "") -> str:
-    version = version or viser.__version__
+def upgrade(port: int, origin: str | None, host: str | None = None, more: str | None = None) -> str:
     lines = [
         "GET / HTTP/1.1",
         f"Host: {host or f'127.0.0.1:{port}'}",
@@ -63,11 +61,11 @@ def upgrade(port: int, origin: str | None, host: str | None = None, more: str = 
         "Connection: Upgrade",
         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
         "Sec-WebSocket-Version: 13",
-        f"Sec-WebSocket-Protocol: viser-v{version}",
+        f"Sec-WebSocket-Protocol: viser-v{viser.__version__}",
     ]
     if origin is not None:
         lines.append(f"Origin: {origin}")
-    return "\n".join(lines) + "\n" + more
+    return "\n".join(lines) + "\n" + (cookie(port) if more is None else more)
 
 
 def test_the_page_is_delivered_with_its_policy(server):
@@ -126,21 +124,65 @@ def test_a_very_long_url_is_refused(server):
     assert status(get(server)) == 200
 
 
-def test_the_token_opens_once_and_the_cookie_after(locked):
-    port, url = locked
-    assert url.endswith(f"/?token={TOKEN}")
-    assert status(get(port)) == 401
-    assert status(get(port, f"/?token={TOKEN[:-1]}x")) == 401
-    welcome = get(port, f"/?token={TOKEN}")
+def test_the_token_opens_once_and_the_cookie_after(server):
+    assert status(get(server, more="")) == 401
+    assert status(get(server, f"/?token={TOKEN[:-1]}x", more="")) == 401
+    welcome = get(server, f"/?token={TOKEN}", more="")
     head = welcome.decode()
     assert status(welcome) == 303 and "Location: /\r\n" in head
     assert "HttpOnly" in head and "SameSite=Strict" in head
-    cookie = re.search(r"Set-Cookie: ([^;]+)", head).group(1)
-    assert status(get(port, more=f"Cookie: other=1; {cookie}\n")) == 200
-    origin = f"http://127.0.0.1:{port}"
-    assert status(ask(port, upgrade(port, origin))) == 401
-    assert status(ask(port, upgrade(port, origin, more=f"Cookie: {cookie[:-1]}x\n"))) == 401
-    assert status(ask(port, upgrade(port, origin, more=f"Cookie: {cookie}\n"))) == 101
+    given = re.search(r"Set-Cookie: ([^;]+)", head).group(1)
+    assert status(get(server, more=f"Cookie: other=1; {given}\n")) == 200
+    origin = f"http://127.0.0.1:{server}"
+    assert status(ask(server, upgrade(server, origin, more=""))) == 401
+    assert status(ask(server, upgrade(server, origin, more=f"Cookie: {given[:-1]}x\n"))) == 401
+    assert status(ask(server, upgrade(server, origin, more=f"Cookie: {given}\n"))) == 101
+
+
+def test_a_token_comes_from_a_file_or_the_environment_and_else_is_random(tmp_path, monkeypatch):
+    monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
+    assert read_token(None) is None
+    first, second = (make_guard("127.0.0.1", 80, None, (), b"").token for _ in range(2))
+    assert first != second and len(first) >= 32
+    monkeypatch.setenv(TOKEN_VARIABLE, "of-the-environment")
+    assert read_token(None) == "of-the-environment"
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    assert read_token(tmp_path / "token") == TOKEN
+    with pytest.raises(ViewerError, match="--token-file"):
+        read_token(tmp_path / "none")
+
+
+@pytest.mark.parametrize("count", [64, 200])
+def test_half_open_connections_do_not_keep_the_holder_of_the_token_out(server, count):
+    idle = [socket.create_connection(("127.0.0.1", server), timeout=10) for _ in range(count)]
+    try:
+        for _ in range(5):
+            began = time.monotonic()
+            assert status(get(server)) == 200
+            assert time.monotonic() - began < 5
+        idle[0].settimeout(5)
+        assert idle[0].recv(1) == b""  # the oldest had to go
+    except ConnectionResetError:
+        pass
+    finally:
+        for link in idle:
+            link.close()
+
+
+def test_what_says_nothing_or_does_not_know_the_token_is_cut_off(server, caplog):
+    from spatia_env.viewer.server import STRANGER_SECONDS
+
+    with socket.create_connection(("127.0.0.1", server)) as link:
+        link.settimeout(STRANGER_SECONDS + 5)
+        began = time.monotonic()
+        with contextlib.suppress(ConnectionResetError):
+            assert link.recv(1) == b""
+        assert STRANGER_SECONDS - 1 < time.monotonic() - began < STRANGER_SECONDS + 3
+    for junk in (b"\0" * 100, b"GET\r\n\r\n", b"POST / HTTP/1.1\r\n\r\n"):
+        with socket.create_connection(("127.0.0.1", server), timeout=10) as link:
+            link.sendall(junk)
+    assert status(get(server)) == 200
+    assert not caplog.records
 
 
 def test_a_taken_port_is_an_error(server):
@@ -150,17 +192,18 @@ def test_a_taken_port_is_an_error(server):
         open_server(port=server)
 
 
-def test_other_addresses_need_a_token_and_names():
-    with pytest.raises(ViewerError, match="--token"):
-        make_guard("192.168.0.7", 80, None, (), b"")
+def test_an_address_is_an_address_and_all_of_them_need_a_name():
     with pytest.raises(ViewerError, match="--allow-host"):
         make_guard("0.0.0.0", 80, TOKEN, (), b"")
     with pytest.raises(ViewerError, match="IP address"):
         make_guard("example.org", 80, TOKEN, (), b"")
-    with pytest.raises(ViewerError, match="letters"):
-        make_guard("127.0.0.1", 80, "short", (), b"")
+    for weak in ("short", "x" * 300, "a token with blanks", "ümlaut-ümlaut-ümlaut"):
+        with pytest.raises(ViewerError, match="letters"):
+            make_guard("127.0.0.1", 80, weak, (), b"")
     guard = make_guard("0.0.0.0", 80, TOKEN, ("studio.local", "lab:99"), b"")
-    assert guard.hosts == {"studio.local:80", "lab:99"}
+    assert (
+        guard.hosts == ("studio.local:80", "lab:99") and guard.url == f"http://studio.local:80/?token={TOKEN}"
+    )
     assert "[::1]:80" in make_guard("::1", 80, None, (), b"").hosts
 
 
@@ -237,48 +280,48 @@ def test_text_frames_and_floods_are_cut_off(server):
 # -- the rules themselves ------------------------------------------------------------------------------------
 
 
-def say(ear: Ear, **message) -> bool:
-    return ear.hears(msgspec.msgpack.encode(message))
+def say(rules: MessageFilter, **message) -> bool:
+    return rules.accepts(msgspec.msgpack.encode(message))
 
 
 def test_only_used_messages_are_passed_on():
-    ear = Ear()
-    assert not say(ear, type="ShareUrlRequest")
-    assert not say(ear, type="RunJavascriptMessage", source="alert(1)")
-    assert not say(ear, type="GuiUpdateMessage", uuid="a", updates={"gui_api": None})
-    assert not say(ear, type="GuiUpdateMessage", uuid="a", updates={"value": 1, "props": {}})
-    assert not say(ear, type="CommandTriggerMessage", uuid="a", extra=1)
-    assert say(ear, type="GuiUpdateMessage", uuid="a", updates={"value": "<b>"})
+    rules = MessageFilter()
+    assert not say(rules, type="ShareUrlRequest")
+    assert not say(rules, type="RunJavascriptMessage", source="alert(1)")
+    assert not say(rules, type="GuiUpdateMessage", uuid="a", updates={"gui_api": None})
+    assert not say(rules, type="GuiUpdateMessage", uuid="a", updates={"value": 1, "props": {}})
+    assert not say(rules, type="CommandTriggerMessage", uuid="a", extra=1)
+    assert say(rules, type="GuiUpdateMessage", uuid="a", updates={"value": "<b>"})
 
 
 def test_values_must_be_plain():
     for value in (float("nan"), float("inf"), "x" * 20_000, [[[[[1]]]]], list(range(2000))):
-        with pytest.raises(Refused) as refusal:
-            say(Ear(), type="GuiUpdateMessage", uuid="a", updates={"value": value})
+        with pytest.raises(ProtocolViolationError) as refusal:
+            say(MessageFilter(), type="GuiUpdateMessage", uuid="a", updates={"value": value})
         assert refusal.value.code == 1007
 
 
 def test_rates_are_limited_and_recover():
     now = [0.0]
-    ear = Ear(lambda: now[0])
+    rules = MessageFilter(lambda: now[0])
     for _ in range(int(BURST)):
-        say(ear, type="x")
-    with pytest.raises(Refused):
-        say(ear, type="x")
+        say(rules, type="x")
+    with pytest.raises(ProtocolViolationError):
+        say(rules, type="x")
     now[0] += 1.0
-    assert not say(ear, type="x")
+    assert not say(rules, type="x")
 
 
-def begin(ear: Ear, size: int, parts: int = 1) -> bool:
+def begin(rules: MessageFilter, size: int, parts: int = 1) -> bool:
     return say(
-        ear, type="FileTransferStartUpload", source_component_uuid="b", transfer_uuid="t", filename="f",
+        rules, type="FileTransferStartUpload", source_component_uuid="b", transfer_uuid="t", filename="f",
         mime_type="m", part_count=parts, size_bytes=size,
     )  # fmt: skip
 
 
-def part(ear: Ear, content: bytes, uuid: str = "t") -> bool:
+def part(rules: MessageFilter, content: bytes, uuid: str = "t") -> bool:
     return say(
-        ear,
+        rules,
         type="FileTransferPart",
         source_component_uuid="b",
         transfer_uuid=uuid,
@@ -288,24 +331,28 @@ def part(ear: Ear, content: bytes, uuid: str = "t") -> bool:
 
 
 def test_uploads_keep_to_what_they_declared():
-    ear = Ear()
-    assert begin(ear, 10) and part(ear, b"x" * 10) and ear.upload is None
+    rules = MessageFilter()
+    assert begin(rules, 10) and part(rules, b"x" * 10) and rules.upload is None
     for size, parts in ((MAX_UPLOAD + 1, 1), (5, 10**9), (-1, 1)):
-        with pytest.raises(Refused):
-            begin(Ear(), size, parts)
-    begin(ear, 10)
-    with pytest.raises(Refused, match="more bytes"):
-        part(ear, b"x" * 11)
-    with pytest.raises(Refused, match="one upload"):
-        begin(ear, 10)
-    with pytest.raises(Refused, match="no upload"):
-        part(ear, b"x", uuid="other")
+        with pytest.raises(ProtocolViolationError):
+            begin(MessageFilter(), size, parts)
+    begin(rules, 10)
+    with pytest.raises(ProtocolViolationError, match="more bytes"):
+        part(rules, b"x" * 11)
+    with pytest.raises(ProtocolViolationError, match="one upload"):
+        begin(rules, 10)
+    with pytest.raises(ProtocolViolationError, match="no upload"):
+        part(rules, b"x", uuid="other")
 
 
-def test_an_unfinished_upload_is_late_after_its_time():
-    now = [0.0]
-    ear = Ear(lambda: now[0])
-    begin(ear, 10)
-    assert not ear.is_late()
-    now[0] = 31.0
-    assert ear.is_late()
+def test_an_upload_that_does_not_end_is_cut_off(server, monkeypatch):
+    from spatia_env.viewer import server as module
+
+    monkeypatch.setattr(module, "UPLOAD_SECONDS", 0.3)
+    declared = msgspec.msgpack.encode(
+        {
+            "type": "FileTransferStartUpload", "source_component_uuid": "b", "transfer_uuid": "t",
+            "filename": "f", "mime_type": "m", "part_count": 1, "size_bytes": 10,
+        }
+    )  # fmt: skip
+    assert talk(server, [frame(declared)]) == 1006

@@ -1,6 +1,7 @@
 """The playground on the real model, without a screen: a session, and what browsers say of views."""
 
 import contextlib
+import math
 import threading
 import time
 import types
@@ -12,17 +13,17 @@ from spatia_env.errors import EditError, PromptError, ViewerError
 from spatia_env.geometry import look_at, pose_error, so3_exp
 from spatia_env.viewer import paths
 from spatia_env.viewer.cli import ViewConfig, make_env
-from spatia_env.viewer.history import Moment
-from spatia_env.viewer.saved_worlds import Library
+from spatia_env.viewer.files import SavedWorlds
 from spatia_env.viewer.scene_view import quaternion
-from spatia_env.viewer.session import Session
+from spatia_env.viewer.session import TO_VIEW, Session
+from spatia_env.viewer.timeline import Moment
 from spatia_env.viewer.views import View, Views, upright
 from tests.viewer_parts import HOSTILE, clip_of
 
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory):
-    opened = Session(make_env(ViewConfig(size=(64, 96))), Library(tmp_path_factory.mktemp("worlds")))
+    opened = Session(make_env(ViewConfig(size=(64, 96))), SavedWorlds(tmp_path_factory.mktemp("worlds")))
     opened.open({"scene": 10038}, "scene 10038")
     yield opened
     opened.close()
@@ -36,14 +37,14 @@ def done(job):
 
 def test_a_session_walks_forks_saves_and_returns(session):
     start = session.now.state
-    done(session.walk(paths.from_move("turn left", session.num_frames), "", "turn left"))
+    done(session.walk(paths.from_name("turn left", session.num_frames), "", "turn left"))
     first = session.now
     assert first.numbers["points"] == first.state.memory.num_points and first.clip.frames.shape[1:] == (
         64,
         96,
         3,
     )
-    done(session.variants(paths.from_move("none", session.num_frames), ["", "night falls"], "stand"))
+    done(session.variants(paths.from_name("stand still", session.num_frames), ["", "night falls"], "stand"))
     siblings = session.timeline.beside(session.now)
     assert [m.event for m in siblings] == ["", "night falls"] and {m.parent for m in siblings} == {first.id}
     assert (siblings[0].clip.frames != siblings[1].clip.frames).any()
@@ -67,7 +68,7 @@ def test_a_preview_changes_nothing_and_shows_the_map(session):
 
 
 def test_hostile_words_are_refused_or_kept_as_text(session):
-    path = paths.from_move("none", session.num_frames)
+    path = paths.from_name("stand still", session.num_frames)
     for words in ("\x1b[31m", "a\u202eb", "x" * 300, "\0"):
         with pytest.raises(PromptError):
             session.walk(path, words, "x")
@@ -79,7 +80,7 @@ def test_hostile_words_are_refused_or_kept_as_text(session):
 def test_read_only_refuses_what_changes_anything(session):
     session.read_only = True
     try:
-        path = paths.from_move("none", session.num_frames)
+        path = paths.from_name("stand still", session.num_frames)
         for ask in (
             lambda: session.walk(path, "", "x"),
             lambda: session.variants(path, [""], "x"),
@@ -175,6 +176,30 @@ def test_a_browser_that_says_again_where_every_page_begins_does_not_walk(session
     views.close()
 
 
+def test_a_browser_that_was_placed_twice_and_says_the_first_place_late_does_not_walk(session):
+    walker = upright(session.now.state.c2w)
+    rested = []
+    views = Views(session, 32, rested.append)
+    view = views.add(
+        Client(look_at(torch.tensor([3.0, 3.0, 3.0]), torch.zeros(3))),
+        types.SimpleNamespace(image=None),
+        True,
+    )
+    earlier = walker.clone()
+    earlier[:3, 3] += 0.5 * walker[:3, 0]
+    view.c2w = earlier  # it was told to be there, has not said so, and is now told to be elsewhere
+    views.go_to_walker(view)
+    view.client.say(Camera(earlier))
+    views.tick(time.monotonic() + 100)
+    assert rested == [] and view.placed and view.c2w.equal(walker)
+    view.client.say(Camera(walker))
+    assert not view.placed and not view.moved
+    view.client.say(Camera(earlier))  # this time its user went there
+    views.tick(time.monotonic() + 1)
+    assert rested == [view]
+    views.close()
+
+
 def test_a_user_who_moves_before_the_browser_has_said_where_it_was_put_is_heard(session):
     walker = upright(session.now.state.c2w)
     away, on = walker.clone(), walker.clone()
@@ -196,9 +221,9 @@ def test_a_view_rests_sooner_where_the_browser_draws_quickly():
     for index in range(6):
         quick.move(torch.eye(4), 1 + 0.02 * index)
         slow.move(torch.eye(4), 1 + 0.15 * index)
-    assert quick.rests(quick.moved + 0.13) and not quick.rests(quick.moved + 0.1)
-    assert slow.rests(slow.moved + 0.25) and not slow.rests(slow.moved + 0.2)
-    assert not View(None).rests(1e9)  # it has not moved
+    assert 0.1 < quick.rests_at() - quick.moved < 0.13
+    assert 0.2 < slow.rests_at() - slow.moved < 0.25
+    assert View(None).rests_at() == math.inf  # it has not moved
 
 
 def test_a_view_that_rests_while_something_is_generated_is_walked_to_afterwards(session):
@@ -214,11 +239,28 @@ def test_a_view_that_rests_while_something_is_generated_is_walked_to_afterwards(
     views.tick(time.monotonic() + 1)
     views.refresh()  # a clip has come meanwhile: the view stays where it was moved to
     assert rested == [] and view.moved and float(pose_error(view.c2w, aside)[0]) < 1e-4
+    assert not job.stopping
+    earlier = session.queue.submit(TO_VIEW, 1, lambda job: None)
+    views.tick(time.monotonic() + 1)
+    assert (
+        earlier.phase == "dropped" and not job.stopping and rested == []
+    )  # the later view replaces the earlier
     hold.set()
     done(job)
     views.tick(time.monotonic() + 1)
     assert rested == [view] and not view.moved
     views.close()
+
+
+def test_a_walk_that_is_stopped_ends_after_its_present_clip(session):
+    count, path = len(session.timeline), paths.from_text("0 0 0.02; " * 12, session.num_frames)
+    job = session.walk(path, "", "slowly", owner=3)
+    waiting = session.walk(path, "", "slowly", owner=3)
+    while len(session.timeline) == count:
+        time.sleep(0.02)
+    assert session.queue.stop(2) == 0 and session.queue.stop(3) == 2
+    assert done(job) and waiting.phase == "dropped"
+    assert count < len(session.timeline) < count + 12
 
 
 class Gone:

@@ -1,16 +1,16 @@
 """Exactly once: commits by compare-and-set, repeated steps, late workers. No Ray is needed for any of it."""
 
 import dataclasses
+import sqlite3
 
 import numpy as np
 import pytest
 
-from spatia_env import wire
-from spatia_env.errors import ActionError, SpatiaError
+from spatia_env.env import SpatiaEnv
+from spatia_env.errors import SpatiaError, WorldIOError
 from spatia_env.recording import digest
 from spatia_env.vector.ray import EnvWorker
-from spatia_env.vector.ray_store import Head, StaleEpochError, WorldStore
-from spatia_env.vector.sync import StagedEnv
+from spatia_env.vector.ray_store import Head, StaleEpochError, WorldStore, pack, unpack
 from untrained import write_untrained
 
 AHEAD = {"camera": np.array([0, 0, 0.3, 0, 0.4, 0], np.float32), "event": ""}
@@ -19,81 +19,83 @@ TURN = {"camera": np.array([0, 0, 0, 0, -0.5, 0], np.float32), "event": "night f
 
 def test_a_commit_counts_once(tmp_path):
     store = WorldStore(tmp_path)
-    with pytest.raises(ActionError, match="reset it first"):
-        store.head("a")
-    first = Head(0, "t", {"path": str(tmp_path / "x")}, b"0")
-    assert store.commit("a", None, first) and not store.commit("a", None, first)
-    begun = store.head("a")
-    made = Head(1, "h1", {"path": str(tmp_path / "y")}, b"1")
-    assert store.commit("a", begun, made)
-    assert not store.commit("a", begun, Head(1, "h2", {"path": "z"}, b"2"))
-    assert WorldStore(tmp_path).head("a") == dataclasses.replace(made, stamp=1)
+    assert store.head("a") == Head()
+    first = Head(1, "t", b"x", b"0")
+    assert store.commit("a", first) and not store.commit("a", first)
+    made = Head(2, "h1", b"y", b"1")
+    assert store.commit("a", made)
+    assert not store.commit("a", dataclasses.replace(made, token="h2"))
+    assert WorldStore(tmp_path).head("a") == made and store.head("b") == Head()
 
 
-def test_what_comes_from_an_episode_before_is_refused(tmp_path):
-    """An epoch comes again with every episode, a stamp does not."""
-    store = WorldStore(tmp_path)
-    for epoch in (0, 1, 0, 1):
-        since = store.head("a") if store.has("a") else None
-        assert store.commit("a", since, Head(epoch, "h", {"path": str(tmp_path / "x")}, b""))
-        if since is None:
-            begun = store.head("a")
-    assert not store.commit("a", begun, Head(1, "late", {"path": "y"}, b""))
-    assert not store.commit("a", begun, Head(0, "a late reset", {"path": "y"}, b""))
+def test_a_folder_without_a_store_is_named(tmp_path):
+    (tmp_path / "worlds.db").write_text("this is no database, and much longer than a header" * 100)
+    with pytest.raises(WorldIOError, match=r"worlds\.db"):
+        WorldStore(tmp_path)
 
 
-def test_files_that_nobody_committed_are_tidied_away(tmp_path):
-    store = WorldStore(tmp_path)
-    for name in ("run_0-1-aa", "run_0-1-bb", "other_0-1-cc"):
-        (tmp_path / f"{name}.spatia").touch()
-    store.commit("run_0", None, Head(1, "h", {"path": str(tmp_path / "run_0-1-aa.spatia")}, b""))
-    store.tidy("run_")
-    assert {path.stem for path in tmp_path.glob("*.spatia")} == {"run_0-1-aa", "other_0-1-cc"}
+def test_values_survive_packing():
+    value = {
+        "a": [1, 2.5, None, True, "é", float("inf"), 2**127],
+        "b": [np.arange(6, dtype=np.int64).reshape(2, 3), {"c": np.zeros((0, 3), np.uint8)}],
+        "d": (np.float32(0.1), np.bool_(True)),
+    }
+    again = unpack(pack(value))
+    assert again["a"] == value["a"] and again["d"] == [float(np.float32(0.1)), True]
+    assert (again["b"][0] == value["b"][0]).all() and again["b"][0].flags.writeable
+    assert again["b"][1]["c"].shape == (0, 3) and pack(value) == pack(value)
+    for bad in (object(), np.array([object()])):
+        with pytest.raises((AttributeError, ValueError)):
+            pack({"x": bad})
 
 
 @pytest.fixture(scope="module")
 def options(tmp_path_factory):
     model = str(write_untrained(tmp_path_factory.mktemp("model")))
-    return {"model": model, "size": [64, 64], "task": "return_home"}
+    return {"model": model, "size": (64, 96), "task": "return_home"}
 
 
 def test_any_worker_takes_a_world_up_and_nothing_happens_twice(options, tmp_path):
-    direct = StagedEnv(**{**options, "size": (64, 64)})
+    direct = SpatiaEnv(**options)
     expected = [direct.reset(seed=1, options={"scene": 10003}), direct.step(AHEAD), direct.step(TURN)]
-    message = wire.pack({"seed": 1, "options": {"scene": 10003}, "token": "one"})
+    begin = ("w", "one", 1, {"scene": 10003})
     first = EnvWorker(str(tmp_path), options)
-    begun = first.reset("w", message)
-    assert digest(wire.unpack(begun)[0]) == digest(expected[0][0])
-    made = first.step("w", 0, wire.pack(AHEAD))
-    # The first worker is gone, its answer too: the step is asked for again, of another one.
-    second = EnvWorker(str(tmp_path), options)
-    second._advance = None  # it must not compute it
-    assert second.step("w", 0, wire.pack(AHEAD)) == made
+    epoch, begun = first.reset(*begin)
+    assert epoch == 1 and digest(unpack(begun)[0]) == digest(expected[0][0])
+    made = first.step("w", "two", 1, AHEAD)
+    # The first worker is gone, its answer too: the step is asked for again, of another one, which must not compute it.
+    second = EnvWorker(str(tmp_path), {"model": "no such model"})
+    assert second.step("w", "two", 1, AHEAD) == made
     third = EnvWorker(str(tmp_path), options)
     with pytest.raises(SpatiaError, match="range is -1 to 1"):
-        third.step("w", 1, wire.pack({"camera": np.full(6, 2.0), "event": ""}))
-    outcome = wire.unpack(third.step("w", 1, wire.pack(TURN)))
-    for got, wanted in ((wire.unpack(made), expected[1]), (outcome, expected[2])):
+        third.step("w", "three", 2, {"camera": np.full(6, 2.0), "event": ""})
+    epoch, last = third.step("w", "four", 2, TURN)
+    for got, wanted in ((unpack(made[1]), expected[1]), (unpack(last), expected[2])):
         assert digest(*got[:4]) == digest(*wanted[:4])
         assert got[4]["reward_terms"] == wanted[4]["reward_terms"]
-    with pytest.raises(StaleEpochError, match="at epoch 2"):
-        first.step("w", 1, wire.pack(AHEAD))
-    assert len(list(tmp_path.glob("w-*.spatia"))) == 1, "what is not needed is removed"
-    assert third.reset("w", message) == begun and WorldStore(tmp_path).head("w").epoch == 0
+    with pytest.raises(StaleEpochError, match="at epoch 3"):
+        first.step("w", "five", 2, AHEAD)
+    assert [path.name for path in tmp_path.iterdir()] == ["worlds.db"]
+    assert third.reset("w", "six", 1, {"scene": 10003}) == (4, begun)
 
 
-def test_a_late_worker_is_refused_and_leaves_no_file(options, tmp_path, monkeypatch):
+def test_a_late_worker_is_refused(options, tmp_path, monkeypatch):
     late, fast = EnvWorker(str(tmp_path), options), EnvWorker(str(tmp_path), options)
-    late.reset("w", wire.pack({"seed": 1, "options": {"scene": 10003}, "token": "one"}))
-    advance = late._advance
+    late.reset("w", "one", 1, {"scene": 10003})
+    commit = late.store.commit
 
-    def slowly(env, action):
-        outcome = advance(env, action)
-        fast.step("w", 0, wire.pack(TURN))  # meanwhile its replacement has made another step
-        return outcome
+    def slowly(world, head):
+        fast.step("w", "its replacement's", 1, TURN)
+        return commit(world, head)
 
-    monkeypatch.setattr(late, "_advance", slowly)
-    with pytest.raises(StaleEpochError):
-        late.step("w", 0, wire.pack(AHEAD))
-    assert WorldStore(tmp_path).head("w").epoch == 1
-    assert len(list(tmp_path.glob("w-*.spatia"))) == 1
+    monkeypatch.setattr(late.store, "commit", slowly)
+    with pytest.raises(StaleEpochError, match="at epoch 2"):
+        late.step("w", "late", 1, AHEAD)
+    assert fast.store.head("w").token == "its replacement's"
+
+
+def test_what_is_stored_holds_no_pickle(options, tmp_path):
+    EnvWorker(str(tmp_path), options).reset("w", "one", 1, {"scene": 10003})
+    with sqlite3.connect(tmp_path / "worlds.db") as database:
+        state, outcome = database.execute("SELECT state, outcome FROM head").fetchone()
+    assert {"world", "scene", "task", "np_random"} == set(unpack(state)) and len(unpack(outcome)) == 2

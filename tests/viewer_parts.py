@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from spatia_env.viewer.history import Clip
+from spatia_env.viewer.timeline import Clip
 
 HOSTILE = (
     "<script>window.__pwned=1</script>",

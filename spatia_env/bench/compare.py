@@ -1,19 +1,17 @@
-"""`spatia bench compare a.json b.json`: paired differences between two runs, scene by scene.
+"""`spatia bench compare A B`: paired differences between two runs, scene by scene and sentence by sentence.
 
-For every row and metric that both have, b - a over the scenes of both, with an interval by resampling scenes. A
+For every row and figure that both have, b - a over what both measured, with an interval by resampling. A
 difference is called better or worse where its interval excludes 0.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import pandas as pd
 import tyro
 
-from spatia_env.bench.core import write_json
-from spatia_env.bench.report import ResultsError, read_results
-from spatia_env.bench.results import lower_is_better
-from spatia_env.bench.statistics import paired_difference
+from spatia_env.bench.report import COLUMNS, ResultsError, digits, read_results
+from spatia_env.bench.statistics import mean_of
 
 
 @dataclass(frozen=True)
@@ -21,100 +19,95 @@ class CompareConfig:
     """Paired differences between two runs of the benchmark."""
 
     first: tyro.conf.Positional[Path]
-    """results.json to compare with"""
+    """folder of the run to compare with (results.json and table.csv)"""
     second: tyro.conf.Positional[Path]
-    """results.json of the other run"""
-    rows: tuple[str, ...] = ("default",)
-    """rows to compare; `all` for every row of both"""
-    suites: tuple[str, ...] = ()
-    """only these suites"""
+    """folder of the other run"""
+    systems: tuple[str, ...] = ("default",)
+    """rows to compare"""
+    groups: tuple[str, ...] = ()
+    """only these groups"""
     out: Path | None = None
-    """write the differences as JSON to this file"""
+    """write the differences as CSV to this file"""
 
 
 def main(argv: list[str]) -> int:
     """Run `spatia bench compare`."""
     config = tyro.cli(CompareConfig, args=argv, prog="spatia bench compare", description=__doc__)
-    first, second = read_results(config.first), read_results(config.second)
-    differences = compare(first, second, config.rows, config.suites)
-    print("\n".join(lines_of(first, second, differences)))
+    table = compare(config.first, config.second, config.systems, config.groups)
+    print("\n".join(lines_of(table)))
     if config.out is not None:
         config.out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(config.out, {"first": first["run"], "second": second["run"], "differences": differences})
+        table.to_csv(config.out, index=False)
     return 0
 
 
-def compare(
-    first: dict[str, Any],
-    second: dict[str, Any],
-    rows: tuple[str, ...] = ("all",),
-    suites: tuple[str, ...] = (),
-) -> list[dict[str, Any]]:
-    """One entry per suite, row and metric of both runs.
+def read_table(folder: Path) -> pd.DataFrame:
+    """The table.csv of a run.
 
     Raises:
-        ResultsError: The runs were measured at different sizes or by different protocols, or share no scene.
+        ResultsError: There is none, or it has other columns.
     """
+    path = folder / "table.csv"
+    try:
+        table = pd.read_csv(path, keep_default_na=False)
+    except (OSError, ValueError) as cause:
+        raise ResultsError(
+            f"{path}: is no table of a run ({cause}); `spatia bench core` writes one."
+        ) from cause
+    if list(table.columns) != COLUMNS:
+        raise ResultsError(
+            f"{path}: has the columns {', '.join(table.columns)}; measure again with this version."
+        )
+    return table
+
+
+def compare(
+    first: Path, second: Path, systems: tuple[str, ...] = ("default",), groups: tuple[str, ...] = ()
+) -> pd.DataFrame:
+    """One row a group, figure and system: both means, their difference, its interval, how many scenes, and the verdict.
+
+    Raises:
+        ResultsError: The runs were measured at different sizes or by different protocols, or share nothing.
+    """
+    runs = [read_results(folder) for folder in (first, second)]
     for name in ("size", "protocol"):
-        if first["run"][name] != second["run"][name]:
-            raise ResultsError(
-                f"compare: {name} differs ({first['run'][name]} and {second['run'][name]}); measure one of them again."
-            )
-    out = []
-    for suite in first["suites"].keys() & second["suites"].keys():
-        if suites and suite not in suites:
-            continue
-        tables = [run["suites"][suite]["rows"] for run in (first, second)]
-        for row in tables[0]:
-            if row in tables[1] and (row in rows or "all" in rows):
-                out += _metrics(suite, row, tables[0][row], tables[1][row])
-    if not out:
-        raise ResultsError("compare: the runs share no suite, row and scene.")
-    order = list(first["suites"])
-    return sorted(out, key=lambda entry: order.index(entry["suite"]))
+        a, b = (run["run"][name] for run in runs)
+        if a != b:
+            raise ResultsError(f"compare: {name} differs ({a} and {b}); measure one of them again.")
+    better = {figure["name"]: figure["better"] for run in runs for figure in run["figures"]}
+    keys = COLUMNS[:-1]
+    both = read_table(first).merge(read_table(second), on=keys, suffixes=("_a", "_b"))
+    both = both[both["system"].isin(systems)]
+    if groups:
+        both = both[both["group"].isin(groups)]
+    if both.empty:
+        raise ResultsError("compare: the runs share no group, row and scene.")
+    both = both.assign(value=both["value_b"] - both["value_a"])
+    rows = []
+    for key, part in both.groupby(keys[:3], sort=False):
+        estimate = mean_of(part)
+        verdict = verdict_of(better[str(key[1])], estimate.low, estimate.high)
+        means = part[["value_a", "value_b"]].mean()
+        rows.append((*key, *means, estimate.value, estimate.low, estimate.high, estimate.n, verdict))
+    columns = [*keys[:3], "a", "b", "difference", "low", "high", "scenes", "verdict"]
+    return pd.DataFrame(rows, columns=columns)
 
 
-def _metrics(suite: str, row: str, first: dict[str, Any], second: dict[str, Any]) -> list[dict[str, Any]]:
-    out = []
-    for metric, cell in first.items():
-        if metric not in second or "scenes" not in cell or "scenes" not in second[metric]:
-            continue
-        a, b = cell["scenes"], second[metric]["scenes"]
-        both = sorted(a.keys() & b.keys())
-        if not both:
-            continue
-        estimate = paired_difference({int(s): b[s] for s in both}, {int(s): a[s] for s in both})
-        out.append(
-            {
-                "suite": suite, "row": row, "metric": metric, "first": sum(a[s] for s in both) / len(both),
-                "second": sum(b[s] for s in both) / len(both), "difference": estimate.value,
-                "ci": [estimate.low, estimate.high], "n": len(both),
-                "verdict": verdict(metric, estimate.low, estimate.high),
-            }
-        )  # fmt: skip
-    return out
-
-
-def verdict(metric: str, low: float, high: float) -> str:
-    """Better, worse, or "" where the interval of the difference holds 0."""
-    if low <= 0 <= high:
+def verdict_of(better: str, low: float, high: float) -> str:
+    """Whether `b` is "better" or "worse"; "" where the interval holds 0 or neither direction is better."""
+    if not better or low <= 0 <= high:
         return ""
-    return "better" if (low > 0) != lower_is_better(metric) else "worse"
+    return "better" if (low > 0) == (better == "high") else "worse"
 
 
-def lines_of(first: dict[str, Any], second: dict[str, Any], differences: list[dict[str, Any]]) -> list[str]:
+def lines_of(table: pd.DataFrame) -> list[str]:
     """The differences as Markdown."""
-    lines = [
-        f"a: {first['run']['checkpoint'] or 'no model'}, {first['run']['date']}, code {first['run']['code']}",
-        f"b: {second['run']['checkpoint'] or 'no model'}, {second['run']['date']}, code {second['run']['code']}",
-        "",
-        "| suite | row | metric | a | b | b - a | 95 % interval | scenes | |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for entry in differences:
-        low, high = entry["ci"]
+    lines = ["| group | figure | row | a | b | b - a | 95 % interval | scenes | |", "|---" * 9 + "|"]
+    for row in table.itertuples():
+        numbers = (
+            f"{digits(row.a)} | {digits(row.b)} | {row.difference:+.4g} | {row.low:.4g} to {row.high:.4g}"
+        )
         lines.append(
-            f"| {entry['suite']} | {entry['row']} | {entry['metric']} | {entry['first']:.4g} | {entry['second']:.4g} "
-            f"| {entry['difference']:+.4g} | {low:.4g} to {high:.4g} | {entry['n']} | {entry['verdict']} |"
+            f"| {row.group} | {row.figure} | {row.system} | {numbers} | {row.scenes} | {row.verdict} |"
         )
     return lines

@@ -1,28 +1,31 @@
-"""What pictures, depth, maps and poses score against the truth: pure functions on NumPy arrays.
+"""What pictures and depth score against the truth, or against sets of true pictures: pure functions on NumPy arrays.
 
-Every function detects its planted fault in the tests (a degree, two centimetres, a percent of scale, 5 %
-ghosts, shuffled frames). A number that is not finite never leaves this module: it becomes the worst score.
+Every function sees its planted fault and does not reward its known cheat (tests/test_bench_metrics.py).
 """
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
-from scipy.spatial import cKDTree
+from scipy import ndimage
 
 PSNR_CAP = 60.0
 """dB; identical pictures score this, so that means stay finite."""
-PSNR_WORST = 0.0
-"""dB; what a failed or non-finite picture scores."""
-ABSREL_WORST = 1.0
-"""Relative error of a pixel without a prediction, and the most that a single pixel can count."""
-SSIM_SIGMA = 1.5
 MIN_SHARE = 0.05
 """Frames with a smaller share of a mask's pixels are too small a sample to score on that mask."""
+STRONG = 0.035
+"""Gradient (of brightness in 0-1, per pixel, after a blur of `COARSE` pixels) from which an edge is
+strong.
+"""
+COARSE = 1.8
+GRID = 16
+"""Cells along each side at which samples are compared: noise and fine texture are no diversity."""
 
 
 def psnr(picture: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -> float:
-    """Peak signal-to-noise ratio in dB of 8-bit pictures, from 0 (worst) to `PSNR_CAP` (equal).
+    """Peak signal-to-noise ratio in dB of 8-bit pictures, from 0 to `PSNR_CAP` (equal).
 
     Args:
-        picture: uint8 or float [..., H, W, 3] in 0-255.
+        picture: [..., H, W, 3] in 0-255.
         truth: The same shape.
         mask: bool [..., H, W]; only these pixels count.
 
@@ -33,152 +36,208 @@ def psnr(picture: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None)
     error = (np.asarray(picture, np.float64) - np.asarray(truth, np.float64)) ** 2
     if mask is not None:
         if not mask.any():
-            raise ValueError("psnr: the mask has no pixels; decide what an empty mask means before.")
+            raise ValueError("psnr: the mask has no pixels.")
         error = error[mask]
     mse = float(error.mean())
-    if not np.isfinite(mse):
-        return PSNR_WORST
-    return float(np.clip(10 * np.log10(255.0**2 / max(mse, 1e-12)), PSNR_WORST, PSNR_CAP))
+    return float(np.clip(10 * np.log10(255.0**2 / max(mse, 1e-12)), 0, PSNR_CAP)) if np.isfinite(mse) else 0.0
 
 
 def frame_psnr(frames: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-    """PSNR [T] of each frame [T, H, W, 3], NaN where less than `MIN_SHARE` of its pixels are in `mask` [T, H,
-    W].
+    """PSNR [T] of each frame [T, H, W, 3], NaN where less than `MIN_SHARE` of its pixels are in `mask` [T,
+    H, W].
     """
     _same_shape(frames, truth)
-    if mask is None:
-        return np.array([psnr(f, t) for f, t in zip(frames, truth, strict=True)])
-    enough = mask.mean((-2, -1)) >= MIN_SHARE
-    return np.array(
-        [psnr(frames[i], truth[i], mask[i]) if enough[i] else np.nan for i in range(len(frames))],
-        dtype=np.float64,
-    )
+    masks = np.ones(np.shape(frames)[:-1], bool) if mask is None else mask
+    rows = zip(frames, truth, masks, strict=True)
+    return np.array([psnr(f, t, m) if m.mean() >= MIN_SHARE else np.nan for f, t, m in rows], np.float64)
 
 
 def ssim(picture: np.ndarray, truth: np.ndarray) -> float:
-    """Structural similarity of 8-bit pictures [H, W, 3], 1 if equal (Wang et al., 2004; Gaussian, sigma 1.5).
-
-    Computed by scikit-image with the settings of the paper.
+    """Structural similarity of 8-bit pictures [H, W, 3], 1 if equal (Wang et al., 2004; Gaussian, sigma
+    1.5).
     """
     from skimage.metrics import structural_similarity
 
     _same_shape(picture, truth)
     score = structural_similarity(
-        np.asarray(picture), np.asarray(truth), channel_axis=-1, data_range=255, gaussian_weights=True,
-        sigma=SSIM_SIGMA, use_sample_covariance=False,
+        np.asarray(picture), np.asarray(truth), channel_axis=-1, data_range=255, gaussian_weights=True, sigma=1.5,
+        use_sample_covariance=False,
     )  # fmt: skip
     return float(score) if np.isfinite(score) else 0.0
 
 
 def depth_absrel(depth: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -> float:
-    """Mean of |depth - truth| / truth over pixels that have a true depth, 0 is perfect.
-
-    A pixel without a prediction (0 or not finite) counts as `ABSREL_WORST`, and no pixel counts for more:
-    leaving pixels out does not help.
-
-    Args:
-        depth: z-depth [..., H, W] in metres, 0 = none.
-        truth: The same shape.
-        mask: bool [..., H, W]; only these pixels count.
+    """Mean of |depth - truth| / truth over pixels with a true depth; a pixel without a prediction counts 1, none more.
 
     Raises:
-        ValueError: Shapes differ, or nothing has a true depth.
+        ValueError: Shapes differ, or no pixel has a true depth.
     """
     _same_shape(depth, truth)
-    depth, truth = np.asarray(depth, np.float64), np.asarray(truth, np.float64)
-    valid = (truth > 0) & np.isfinite(truth)
-    valid &= np.ones_like(valid) if mask is None else mask
+    valid = (truth > 0) & np.isfinite(truth) & (True if mask is None else mask)
     if not valid.any():
         raise ValueError("depth_absrel: no pixel has a true depth.")
-    predicted = depth[valid]
-    error = np.abs(predicted - truth[valid]) / truth[valid]
+    predicted, true = np.asarray(depth, np.float64)[valid], np.asarray(truth, np.float64)[valid]
     missing = ~np.isfinite(predicted) | (predicted <= 0)
-    return float(np.where(missing, ABSREL_WORST, np.minimum(error, ABSREL_WORST)).mean())
+    return float(np.where(missing, 1.0, np.minimum(np.abs(predicted - true) / true, 1.0)).mean())
 
 
-def map_scores(points: np.ndarray, truth: np.ndarray, threshold: float = 0.05) -> dict[str, float]:
-    """How well a map lies on the true surface and covers it.
+# -- definiteness of what nobody has seen
+
+
+def grey(frames: np.ndarray) -> np.ndarray:
+    """Brightness [..., H, W] in 0-1 of frames u8 [..., H, W, 3]."""
+    return np.asarray(frames, np.float32).mean(-1) / 255
+
+
+def strong_edges(frame: np.ndarray) -> np.ndarray:
+    """Pixels [H, W] of a frame u8 [H, W, 3] on edges that outlast a blur: lines and outlines, not stripes of
+    a few pixels.
+    """
+    smooth = ndimage.gaussian_filter(grey(frame), COARSE)
+    return np.hypot(ndimage.sobel(smooth, 0), ndimage.sobel(smooth, 1)) / 8 > STRONG
+
+
+def hatching(frame: np.ndarray, mask: np.ndarray) -> float:
+    """Mean fine variation (0-1) of the masked pixels [H, W] that are not near a strong edge: hatching,
+    grids, specks.
+    """
+    light = grey(frame)
+    calm = mask & ~ndimage.binary_dilation(strong_edges(frame), iterations=3)
+    if calm.sum() < 20:
+        return 0.0
+    return float(np.abs(light - ndimage.gaussian_filter(light, 1.2))[calm].mean())
+
+
+def edge_score(frames: np.ndarray, truth: np.ndarray, masks: np.ndarray) -> float:
+    """How definite the masked pixels are, beside the truth: 1 as definite, 0 a wash or a hatch.
+
+    Frame by frame: the share of strong edges over the truth's (or its inverse, where there are more), times
+    the truth's fine variation over that of the frame, where that is larger. All arrays [T, H, W, ...];
+    frames with little mask are left out.
+    """
+    scores = []
+    for frame, true, mask in zip(frames, truth, masks, strict=True):
+        if mask.mean() < 0.25:
+            continue
+        ratio = (strong_edges(frame)[mask].mean() + 1e-3) / (strong_edges(true)[mask].mean() + 1e-3)
+        penalty = min(1.0, (hatching(true, mask) + 0.002) / (hatching(frame, mask) + 0.002))
+        scores.append(min(ratio, 1 / ratio) * penalty)
+    return float(np.mean(scores)) if scores else 0.0
+
+
+def edge_share(frames: np.ndarray, masks: np.ndarray) -> float:
+    """Share of the masked pixels that lie on strong edges."""
+    return float(np.mean([strong_edges(f)[m].mean() for f, m in zip(frames, masks, strict=True) if m.any()]))
+
+
+# -- sets of samples
+
+
+def coarse(frames: np.ndarray, masks: np.ndarray | None = None) -> np.ndarray:
+    """Colours f64 [T, GRID, GRID, 3] in 0-1 of frames u8 [T, H, W, 3], NaN in cells that are not wholly in
+    `masks`.
+    """
+    height, width = frames.shape[1] // GRID, frames.shape[2] // GRID
+    cells = np.asarray(frames[:, : GRID * height, : GRID * width], np.float64) / 255
+    cells = cells.reshape(len(frames), GRID, height, GRID, width, 3).mean((2, 4))
+    if masks is not None:
+        whole = (
+            masks[:, : GRID * height, : GRID * width]
+            .reshape(len(frames), GRID, height, GRID, width)
+            .all((2, 4))
+        )
+        cells[~whole] = np.nan
+    return cells
+
+
+def spread(samples: Sequence[np.ndarray]) -> float:
+    """Mean absolute difference between pairs of samples (`coarse`), 0 for one answer."""
+    pairs = [np.nanmean(np.abs(a - b)) for i, a in enumerate(samples) for b in samples[i + 1 :]]
+    return float(np.mean(pairs)) if pairs else 0.0
+
+
+def energy_score(samples: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> float:
+    """Energy score of samples for draws of the truth: mean distance to it less half their own spread; lower is better.
+
+    A proper score: no answer is better on average than draws from the true distribution. Arrays as `coarse`
+        gives them.
+    """
+    near = np.mean([_norm(a - y) for a in samples for y in truths])
+    own = [_norm(a - b) for a in samples for b in samples]
+    count = len(samples)
+    return float(near - 0.5 * np.sum(own) / max(count * (count - 1), 1))
+
+
+def _norm(difference: np.ndarray) -> float:
+    return float(np.sqrt(np.nanmean(difference**2)))
+
+
+def patches(frames: np.ndarray, masks: np.ndarray, side: int = 64, step: int = 64) -> np.ndarray:
+    """Patches u8 [N, side, side, 3] of frames that lie wholly in their masks [T, H, W]."""
+    out = [
+        frame[top : top + side, left : left + side]
+        for frame, mask in zip(frames, masks, strict=True)
+        for top in range(0, frame.shape[0] - side + 1, step)
+        for left in range(0, frame.shape[1] - side + 1, step)
+        if mask[top : top + side, left : left + side].all()
+    ]
+    return np.stack(out) if out else np.zeros((0, side, side, 3), np.uint8)
+
+
+def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The cubic kernel of KID between features [N, F] and [M, F]."""
+    return (a.astype(np.float64) @ b.astype(np.float64).T / a.shape[1] + 1) ** 3
+
+
+def kid(features: Sequence[np.ndarray], reference: np.ndarray) -> Callable[[np.ndarray], float]:
+    """Kernel inception distance x 1000 between pictures grouped by scene and true pictures; about 0 if they are alike.
 
     Args:
-        points: World points [N, 3] in metres.
-        truth: Points [M, 3] on the true surface, denser than `threshold`.
-        threshold: Metres within which a point counts as right.
+        features: One array [N, F] a scene.
+        reference: [M, F]; features are taken in units of its spread.
 
     Returns:
-        `accuracy` and `completeness`: mean distances in metres from map to truth and back, each distance
-        counted up to 0.5 m; `chamfer`: their mean; `precision`, `recall` and `fscore` at the threshold, 0-1.
+        The distance as a function of how often each scene counts [scenes] (a resample). Pairs within a scene
+        are left out, as they are no independent draws; NaN with fewer than two scenes.
     """
-    if not len(truth):
-        raise ValueError("map_scores: the true surface has no points.")
-    if not len(points):
-        return {
-            "accuracy": 0.5,
-            "completeness": 0.5,
-            "chamfer": 0.5,
-            "precision": 0.0,
-            "recall": 0.0,
-            "fscore": 0.0,
-        }
-    to_truth = np.minimum(cKDTree(truth).query(points)[0], 0.5)
-    to_map = np.minimum(cKDTree(points).query(truth)[0], 0.5)
-    precision, recall = float((to_truth <= threshold).mean()), float((to_map <= threshold).mean())
-    both = precision + recall
-    return {
-        "accuracy": float(to_truth.mean()),
-        "completeness": float(to_map.mean()),
-        "chamfer": float((to_truth.mean() + to_map.mean()) / 2),
-        "precision": precision,
-        "recall": recall,
-        "fscore": 2 * precision * recall / both if both > 0 else 0.0,
-    }
+    mean, scale = reference.mean(0), reference.std(0) + 1e-4
+    groups, true = [(f - mean) / scale for f in features], (reference - mean) / scale
+    within = kernel(true, true)
+    own = (within.sum() - np.trace(within)) / (len(true) * (len(true) - 1))
+    cross = np.array([kernel(g, true).mean() for g in groups])
+    between = np.array([[kernel(a, b).mean() for b in groups] for a in groups])
+
+    def distance(weights: np.ndarray) -> float:
+        pairs = np.outer(weights, weights) * (1 - np.eye(len(groups)))
+        if not pairs.sum():
+            return float("nan")
+        return float(
+            1000 * ((between * pairs).sum() / pairs.sum() + own - 2 * np.average(cross, weights=weights))
+        )
+
+    return distance
 
 
-def pose_errors(estimated: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Metres and degrees [T] between poses `c2w` [T, 4, 4]; poses that are not finite count 10 m and 180
-    degrees.
+# -- seams
+
+
+def seam_gradient(frames: np.ndarray, old: np.ndarray) -> float:
+    """Mean colour step (0-1) across the border between pixels that were shown before and new ones.
+
+    Args:
+        frames: u8 [T, H, W, 3].
+        old: bool [T, H, W], shown before.
+
+    Returns:
+        The largest step to the neighbour within two columns of each border pixel, averaged; NaN without a
+        border.
     """
-    _same_shape(estimated, true)
-    estimated, true = np.asarray(estimated, np.float64), np.asarray(true, np.float64)
-    metres = np.linalg.norm(estimated[..., :3, 3] - true[..., :3, 3], axis=-1)
-    relative = np.swapaxes(estimated[..., :3, :3], -1, -2) @ true[..., :3, :3]
-    # From the Frobenius norm: accurate for small angles, where the trace is not.
-    half = np.linalg.norm(relative - np.eye(3), axis=(-2, -1)) / np.sqrt(8)
-    degrees = np.degrees(2 * np.arcsin(np.clip(half, 0, 1)))
-    bad = ~np.isfinite(metres) | ~np.isfinite(degrees)
-    return np.where(bad, 10.0, metres), np.where(bad, 180.0, degrees)
-
-
-def relative_pose_errors(estimated: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Errors [T - 1], metres and degrees, of the motion from each pose to the next: no drift accumulates."""
-    return pose_errors(_motions(estimated), _motions(true))
-
-
-def scale_error(estimated: np.ndarray, true: np.ndarray) -> float:
-    """Relative error of the length of a path `c2w` [T, 4, 4]: 0.01 is one percent too long."""
-    lengths = [np.linalg.norm(np.diff(path[:, :3, 3], axis=0), axis=-1).sum() for path in (estimated, true)]
-    if not lengths[1] > 0:
-        raise ValueError("scale_error: the true path does not move.")
-    return float(lengths[0] / lengths[1] - 1)
-
-
-def ghost_share(points: np.ndarray, truth: np.ndarray, threshold: float = 0.1) -> float:
-    """Share of map points [N, 3] further than `threshold` metres from all points [M, 3] of the surface."""
-    if not len(points):
-        return 0.0
-    return float((cKDTree(truth).query(points)[0] > threshold).mean())
-
-
-def order_score(frames: np.ndarray, truth: np.ndarray) -> float:
-    """Share of frames [T, H, W, 3] that resemble their own true frame more than any other, 1 if in order."""
-    _same_shape(frames, truth)
-    a, b = (x.reshape(len(x), -1).astype(np.float64) for x in (frames, truth))
-    distance = (a**2).sum(1)[:, None] - 2 * a @ b.T + (b**2).sum(1)[None]
-    return float((distance.argmin(1) == np.arange(len(a))).mean())
-
-
-def _motions(path: np.ndarray) -> np.ndarray:
-    path = np.asarray(path, np.float64)
-    return np.linalg.inv(path[:-1]) @ path[1:]
+    steps = np.abs(np.diff(np.asarray(frames, np.float32) / 255, axis=2)).mean(-1)
+    widest = ndimage.maximum_filter1d(steps, 5, axis=2)
+    # A border of at least 8 pixels in height, not the specks of occlusion.
+    solid = ndimage.binary_opening(old, np.ones((1, 5, 5)))
+    border = solid[:, :, 1:] != solid[:, :, :-1]
+    return float(widest[border].mean()) if border.sum() >= 8 else float("nan")
 
 
 def _same_shape(a: np.ndarray, b: np.ndarray) -> None:

@@ -1,10 +1,13 @@
-"""Where a number comes from: code, versions, machine; and the fingerprint that decides whether a unit still holds."""
+"""Where a number comes from: code, commit, versions, machine; and the fingerprint that decides whether a
+unit still holds.
+"""
 
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -13,26 +16,20 @@ import torch
 
 import spatia_env
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Changes whenever units of before can no longer be compared."""
-PACKAGES = ("numpy", "torch", "diffusers", "gymnasium", "pybullet", "open3d", "scipy", "scikit-image")
-_UNMEASURED = (
-    "cli.py",
-    "demo.py",
-    "rollout.py",
-    "info.py",
-    "gallery",
-    "export_html.py",
-    "train",
-    "viewer",
-)
+PACKAGES = ("numpy", "torch", "diffusers", "gymnasium", "pybullet", "scipy")
+_UNMEASURED = ("cli.py", "demo.py", "rollout.py", "info.py", "gallery", "export_html.py", "train", "viewer")
 _REPORTING = (
-    "big_maps.py", "cli.py", "compare.py", "config.py", "core.py", "detector_check.py", "figure.py",
-    "figures.py", "figures_full.py", "kills.py", "pages.py", "plots.py", "published.py", "provenance.py",
-    "ray_kills.py", "re10k.py",
-    "report.py", "results.py", "schema.py", "sheets.py", "statistics.py", "suites.py", "tables.py", "vector_bench.py",
-    "videos.py", "viewer_bench.py", "worldscore.py", "worldscore_layout.py", "worldscore_scores.py",
-)  # fmt: skip
+    "cli.py",
+    "compare.py",
+    "pages.py",
+    "provenance.py",
+    "report.py",
+    "runner.py",
+    "statistics.py",
+    "twin.py",
+)
 
 
 def fingerprint(decides: dict[str, Any]) -> str:
@@ -42,10 +39,13 @@ def fingerprint(decides: dict[str, Any]) -> str:
 
 
 def code_hash() -> str:
-    """A hash of the package's source that takes part in a measurement (not of commands, training or reporting)."""
+    """A hash of the package's source that takes part in a measurement (not of commands, training or
+    reporting).
+    """
     root, digest = Path(spatia_env.__file__).parent, hashlib.sha256()
-    # What hears is part of the code; models, in folders of their own, are told apart by their checkpoint's id.
-    for path in sorted([*root.rglob("*.py"), *root.glob("checkpoints/*.safetensors")]):
+    for path in sorted(
+        [*root.rglob("*.py"), *root.glob("checkpoints/*.safetensors"), root / "bench" / "judge.json"]
+    ):
         parts = path.relative_to(root).parts
         if parts[0] in _UNMEASURED or (parts[0] == "bench" and parts[-1] in _REPORTING):
             continue
@@ -54,7 +54,7 @@ def code_hash() -> str:
 
 
 def source_hash(parts: tuple[str, ...]) -> str:
-    """A hash of some modules and folders of the package, such as ("sim", "bench/paths.py")."""
+    """A hash of some modules and folders of the package, such as ("sim", "bench/episodes.py")."""
     root, digest = Path(spatia_env.__file__).parent, hashlib.sha256()
     for part in parts:
         for path in sorted((root / part).rglob("*.py")) if (root / part).is_dir() else [root / part]:
@@ -62,11 +62,24 @@ def source_hash(parts: tuple[str, ...]) -> str:
     return digest.hexdigest()[:12]
 
 
+def commit() -> str:
+    """The commit of the source tree, with + where files differ from it; "" outside of a repository."""
+    root = Path(spatia_env.__file__).parents[1]
+    if not (root / ".git").exists():
+        return ""
+    ask = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=10"]
+    try:
+        return subprocess.run(ask, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
 def origin() -> dict[str, Any]:
     """Code, versions, date and hardware of a run."""
     versions = {"spatia_env": spatia_env.__version__, "python": platform.python_version()}
     return {
         "code": code_hash(),
+        "commit": commit(),
         "protocol": PROTOCOL,
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "versions": versions | {name: importlib.metadata.version(name) for name in PACKAGES},

@@ -1,19 +1,20 @@
-"""Intervals over scenes: frames and events inside one scene are not independent, so scenes are resampled
-whole.
-"""
+"""Means with intervals: scenes are resampled whole, and where values belong to sentences, sentences too."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
-RESAMPLES = 10_000
+RESAMPLES = 2000
+FEW = 200
+"""Resamples of pooled figures, which are not means."""
 _SEED = 20260101
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean, its 95 % interval (equal to the mean with a single scene: no spread is known) and how many
+    """A value, its 95 % interval (equal to it with a single scene: no spread is known) and how many
     scenes.
     """
 
@@ -23,70 +24,49 @@ class Estimate:
     n: int
 
 
-def cluster_bootstrap(clusters: Mapping[int, Sequence[float]], resamples: int = RESAMPLES) -> Estimate:
-    """Mean of all values with the percentile interval of resampling clusters (scenes) with replacement.
-
-    Args:
-        clusters: The values of each scene; each value has the same weight.
-        resamples: How many resamples.
+def mean_of(table: pd.DataFrame) -> Estimate:
+    """Mean of `value` with the percentile interval of resampling `scene` and (where there are several) `sentence`.
 
     Raises:
-        ValueError: No values, or one that is not finite: failures must have become worst scores before.
+        ValueError: No values, or one that is not finite.
     """
-    groups = [np.asarray(values, np.float64) for values in clusters.values() if len(values)]
-    if not groups:
-        raise ValueError("cluster_bootstrap: no values.")
-    if not all(np.isfinite(group).all() for group in groups):
-        raise ValueError("cluster_bootstrap: a value is not finite; failures count as the worst score.")
-    sums, counts = np.array([g.sum() for g in groups]), np.array([len(g) for g in groups], np.float64)
-    mean = float(sums.sum() / counts.sum())
-    pick = np.random.default_rng(_SEED).integers(len(groups), size=(resamples, len(groups)))
-    means = sums[pick].sum(1) / counts[pick].sum(1)
+    if table.empty or not np.isfinite(table["value"]).all():
+        raise ValueError("mean_of: no values, or one that is not finite.")
+    matrix = table.pivot_table(index="scene", columns="sentence", values="value").to_numpy()
+    return two_way_bootstrap(matrix)
+
+
+def two_way_bootstrap(matrix: np.ndarray, resamples: int = RESAMPLES) -> Estimate:
+    """Mean of a matrix [scenes, sentences] (NaN where a scene lacks a sentence), rows and columns
+    resampled.
+    """
+    there = np.isfinite(matrix)
+    values = np.where(there, matrix, 0.0)
+    rng = np.random.default_rng(_SEED)
+    rows = _counts(rng, matrix.shape[0], resamples)
+    columns = _counts(rng, matrix.shape[1], resamples)
+    total = ((rows @ values) * columns).sum(1)
+    weight = ((rows @ there) * columns).sum(1)
+    means = total[weight > 0] / weight[weight > 0]
     low, high = np.percentile(means, [2.5, 97.5])
-    return Estimate(mean, float(low), float(high), len(groups))
+    value = float(values.sum() / there.sum())
+    return Estimate(value, float(min(low, value)), float(max(high, value)), matrix.shape[0])
 
 
-def median_bootstrap(clusters: Mapping[int, Sequence[float]], resamples: int = RESAMPLES) -> Estimate:
-    """Median of the scenes' medians with the percentile interval of resampling scenes: for times, which have
-    tails.
+def _counts(rng: np.random.Generator, size: int, resamples: int) -> np.ndarray:
+    """How often each of `size` things is drawn, [resamples, size]."""
+    return rng.multinomial(size, np.full(size, 1 / size), resamples).astype(float)
+
+
+def pooled(value_of: Callable[[np.ndarray], float], scenes: int) -> Estimate:
+    """A figure of all scenes at once with the interval of resampling scenes; `value_of` takes how often each
+    counts [scenes].
     """
-    medians = np.array([np.median(values) for values in clusters.values() if len(values)])
-    if not len(medians) or not np.isfinite(medians).all():
-        raise ValueError("median_bootstrap: no values, or one that is not finite.")
-    pick = np.random.default_rng(_SEED).integers(len(medians), size=(resamples, len(medians)))
-    low, high = np.percentile(np.median(medians[pick], axis=1), [2.5, 97.5])
-    return Estimate(float(np.median(medians)), float(low), float(high), len(medians))
-
-
-def paired_difference(
-    first: Mapping[int, float], second: Mapping[int, float], resamples: int = RESAMPLES
-) -> Estimate:
-    """Mean of first - second over the scenes of both, with its interval.
-
-    Raises:
-        ValueError: The two do not hold the same scenes.
-    """
-    if set(first) != set(second):
-        raise ValueError(f"paired_difference: scenes differ: {sorted(set(first) ^ set(second))}.")
-    return cluster_bootstrap({scene: [first[scene] - second[scene]] for scene in first}, resamples)
-
-
-def ratio_bootstrap(
-    first: Mapping[int, float], second: Mapping[int, float], resamples: int = RESAMPLES
-) -> Estimate:
-    """Mean of the first over mean of the second, scenes resampled in pairs.
-
-    Raises:
-        ValueError: The two do not hold the same scenes, or the second is 0 on average.
-    """
-    if set(first) != set(second) or not first:
-        raise ValueError(f"ratio_bootstrap: scenes differ: {sorted(set(first) ^ set(second))}.")
-    scenes = sorted(first)
-    a, b = (np.array([values[s] for s in scenes], np.float64) for values in (first, second))
-    if abs(b.mean()) < 1e-12:
-        raise ValueError("ratio_bootstrap: the second is 0 on average.")
-    pick = np.random.default_rng(_SEED).integers(len(a), size=(resamples, len(a)))
-    below = b[pick].sum(1)
-    ratios = a[pick].sum(1)[np.abs(below) > 1e-12] / below[np.abs(below) > 1e-12]
-    low, high = np.percentile(ratios, [2.5, 97.5])
-    return Estimate(float(a.mean() / b.mean()), float(low), float(high), len(a))
+    value = value_of(np.ones(scenes))
+    draws = _counts(np.random.default_rng(_SEED), scenes, FEW)
+    values = np.array([value_of(draw) for draw in draws])
+    values = values[np.isfinite(values)]
+    if scenes < 2 or not len(values):
+        return Estimate(value, value, value, scenes)
+    low, high = np.percentile(values, [2.5, 97.5])
+    return Estimate(value, float(min(low, value)), float(max(high, value)), scenes)

@@ -67,8 +67,13 @@ def open_regular(path: Path, what: str) -> BinaryIO:
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str], what: str = "file") -> Iterator[BinaryIO]:
+def replacing(path: str | os.PathLike[str], what: str = "file", swept: bool = True) -> Iterator[BinaryIO]:
     """A file to write into; on leaving it takes the place of `path`, complete and on the disk.
+
+    Args:
+        path: The file; its folder is made.
+        what: It, in error messages.
+        swept: Remove first what killed writers of it left, which reads the whole folder.
 
     Raises:
         WorldIOError: If the system refuses; `path` is then as it was.
@@ -76,7 +81,7 @@ def replacing(path: str | os.PathLike[str], what: str = "file") -> Iterator[Bina
     target = as_path(path, what)
     if target.is_symlink() or (target.exists() and not target.is_file()):
         raise WorldIOError(f"{what} {str(target)!r} exists and is not a regular file; choose another name.")
-    with io_errors(what, target), scratch(target) as (name, handle):
+    with io_errors(what, target), scratch(target, swept=swept) as (name, handle):
         with os.fdopen(os.dup(handle), "wb") as stream:
             yield stream
         os.fsync(handle)
@@ -123,10 +128,11 @@ def io_errors(what: str, path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def scratch(target: Path, folder: bool = False) -> Iterator[tuple[Path, int]]:
+def scratch(target: Path, folder: bool = False, swept: bool = True) -> Iterator[tuple[Path, int]]:
     """Name and descriptor of a new, locked file (or folder) beside `target`; the name goes on leaving."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    sweep(target)
+    if swept:
+        sweep(target)
     name, handle = _create(target, folder)
     try:
         yield name, handle

@@ -1,4 +1,4 @@
-"""Whether this process is a fork of one that had used torch's threads: their locks were copied, they were not."""
+"""Detects a process forked after torch started threads: it would deadlock at the first larger sum."""
 
 import os
 
@@ -6,39 +6,31 @@ import torch
 
 from spatia_env.errors import ForkError
 
-_threads = False
-_orphaned = False
+_owner: int | None = None
+"""Process whose torch has several threads. A fork inherits this number and torch's locks, but not the threads."""
 
 
 def torch_is_used() -> None:
-    """Note that torch works in this process; with one thread a fork does no harm.
+    """Note that torch works in this process. In a fork it may load, with one thread; `check_not_orphaned` then raises.
 
-    A fork that may not use it can still be told so: its error comes where its parent waits for an answer.
+    The error must not come here: Gymnasium's workers report only errors of `reset` and `step`.
     """
-    global _threads
-    if _orphaned:
+    global _owner
+    if _owner is None and torch.get_num_threads() > 1:
+        _owner = os.getpid()
+    elif _owner not in (None, os.getpid()):
         torch.set_num_threads(1)
-    _threads = _threads or torch.get_num_threads() > 1
 
 
 def check_not_orphaned() -> None:
-    """See before torch is called that it can answer.
+    """Raise instead of calling torch where it cannot answer.
 
     Raises:
-        ForkError: This process was forked after torch had started its threads; the first larger sum would hang.
+        ForkError: This process was forked after torch had started its threads.
     """
-    if _orphaned:
+    if _owner not in (None, os.getpid()):
         raise ForkError(
             "this process was forked after torch had started its threads, and would hang. Start it with "
-            'multiprocessing\'s "spawn", as in gym.make_vec(..., "async", vector_kwargs={"context": "spawn"}), '
-            "or use gym.make_vec(..., workers=2), which starts programs of their own."
+            'multiprocessing\'s "spawn", as in gym.make_vec(..., vectorization_mode="async", '
+            'vector_kwargs={"context": "spawn"}), or leave vectorization_mode out: all worlds then share one process.'
         )
-
-
-def _in_child() -> None:
-    global _orphaned
-    _orphaned = _threads
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_child)

@@ -1,4 +1,4 @@
-"""PLY files: written as binary little-endian, read by a parser that believes nothing it has not checked.
+"""PLY point clouds: written as binary little-endian; read with every size and number checked.
 
 Read are binary little-endian and ASCII files whose first element is `vertex`, with scalar properties. Used
 are x, y, z, red, green, blue, confidence and radius; other properties are skipped. Sizes are compared with
@@ -140,7 +140,7 @@ def _header_lines(stream: BinaryIO, name: str) -> list[list[str]]:
         except UnicodeDecodeError as cause:
             raise WorldFormatError(f"{name!r}: the header is not ASCII text.") from cause
         if words == ["end_header"]:
-            # With CR LF nobody can say whether the CR after end_header belongs to the header or to the data.
+            # With CR LF it is undecidable whether the CR after end_header belongs to the header or to the data.
             if returns and ["format", "ascii", "1.0"] not in lines:
                 raise WorldFormatError(f"{name!r}: a binary PLY must end its header lines with LF alone.")
             return lines

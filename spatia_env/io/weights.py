@@ -86,7 +86,9 @@ def write_tensors(
     else:
         arrays = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
         data = safetensors.numpy.save(arrays, metadata)
-    with replacing(path, "tensors") as stream:
+    with replacing(
+        path, "tensors", swept=False
+    ) as stream:  # data sets have many thousands of files in a folder
         stream.write(data)
 
 

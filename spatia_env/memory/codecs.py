@@ -137,7 +137,7 @@ def inflate(data: bytes, size: int) -> bytes:
     Raises:
         WorldCorruptError: If the data is damaged, or longer or shorter than declared.
     """
-    # Deflate cannot shrink by more than 1032 to 1, so a larger claim is a lie and costs nothing to refuse.
+    # Deflate cannot shrink by more than 1032 to 1, so a larger claim is false and is refused before decompressing.
     if size < 0 or size > 1040 * len(data) + 64:
         raise WorldCorruptError(f"a record of {len(data)} bytes cannot hold the {size} bytes it declares.")
     machine = zlib.decompressobj()

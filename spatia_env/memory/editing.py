@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from spatia_env.errors import EditError, WorldTooLargeError
 from spatia_env.io.images import to_float, to_uint8
 from spatia_env.io.point_cloud import PointCloud, as_transform
-from spatia_env.io.validation import as_real_array
+from spatia_env.io.validation import as_finite_array
 from spatia_env.memory import blocks as blk
 from spatia_env.memory.export import read_points
 from spatia_env.memory.fusion import MAX_WEIGHT, Observation, merge
@@ -117,11 +117,11 @@ def rotate(
     """
     from scipy.spatial.transform import Rotation
 
-    vector = _vector(rotvec, "rotvec")
+    vector = as_finite_array(rotvec, "rotvec", (3,), EditError)
     if pivot is None:
         position = _rows(memory, _select(memory, region))["position"].astype(np.float64)
         pivot = (position.min(0) + position.max(0)) / 2
-    centre = _vector(pivot, "pivot")
+    centre = as_finite_array(pivot, "pivot", (3,), EditError)
     matrix = np.eye(4)
     matrix[:3, :3] = Rotation.from_rotvec(vector).as_matrix()
     matrix[:3, 3] = centre - matrix[:3, :3] @ centre
@@ -174,7 +174,7 @@ def recolor(
     Raises:
         EditError: If the region holds no points or the colour is none.
     """
-    colour = _vector(rgb, "rgb")
+    colour = as_finite_array(rgb, "rgb", (3,), EditError)
     if (colour < 0).any() or (colour > 255).any():
         raise EditError(f"rgb={colour.tolist()}: use three numbers from 0 to 255.")
     selection = _select(memory, region)
@@ -349,13 +349,6 @@ def _written(memory: SceneMemory, cloud: PointCloud, step: int, layer: int = EDI
         rows["layer"] = layer
         changed[at] = overlaid(memory.blocks.get(at, blk.EMPTY), rows)
     return memory.with_blocks(changed).bounded()[0]
-
-
-def _vector(value: Any, name: str) -> np.ndarray:
-    array = as_real_array(value, name, EditError)
-    if array.shape != (3,) or not np.isfinite(array).all():
-        raise EditError(f"{name}: expected three finite numbers, got {array.tolist()!r:.80}.")
-    return array
 
 
 def overlaid(old: np.ndarray, new: np.ndarray) -> np.ndarray:

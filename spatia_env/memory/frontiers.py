@@ -16,10 +16,10 @@ from torch import Tensor
 
 from spatia_env.errors import ActionError
 from spatia_env.geometry import check_intrinsics
-from spatia_env.io.validation import as_real_number
+from spatia_env.io.validation import as_finite_array, as_real_number
 from spatia_env.memory.keyframes import Keyframe
 from spatia_env.memory.point_map import SceneMemory, keys_in_box
-from spatia_env.memory.queries import as_vector, free_distance, occupied
+from spatia_env.memory.queries import free_distance, occupied
 from spatia_env.memory.rendering import pixels_of
 
 CELL = 0.2
@@ -85,7 +85,7 @@ def seen_space(
         keyframes: Pictures with depth and pose.
         K: Their intrinsics [3, 3].
         cell: Edge of a cell, metres.
-        max_range: How far a keyframe's sight is believed, metres.
+        max_range: Depth beyond which a keyframe marks no cell as free, metres.
 
     Raises:
         ActionError: If there are no keyframes, or the numbers are not positive.
@@ -153,7 +153,7 @@ def nearest_unseen(
     max_range: float = MAX_RANGE,
 ) -> Frontier | None:
     """The frontier nearest to a position [3] at which a known surface runs on unseen; else the nearest at all."""
-    here = as_vector(position, "position")
+    here = as_finite_array(position, "position", (3,), ActionError)
     pieces = frontier(memory, keyframes, K, cell, max_range)
     if not pieces:
         return None
@@ -165,12 +165,12 @@ def find_path(
 ) -> np.ndarray | None:
     """A way [n, 3] for a ball from `start` [3] to `end` [3] around the points of the map, or None.
 
-    A* on a grid of `step` metres; what nobody has seen counts as free. Corners that can be cut are cut.
+    A* on a grid of `step` metres; unobserved space counts as free. The path is then shortened by straight free lines.
 
     Raises:
         ActionError: Numbers that are not finite or positive.
     """
-    a, b = as_vector(start, "start"), as_vector(end, "end")
+    a, b = (as_finite_array(v, n, (3,), ActionError) for v, n in ((start, "start"), (end, "end")))
     radius, step = (as_real_number(v, n, ActionError) for v, n in ((radius, "radius"), (step, "step")))
     if not (0 <= radius <= 10 and 0.01 <= step <= 10):
         raise ActionError(f"radius={radius!r}, step={step!r}: use metres.")

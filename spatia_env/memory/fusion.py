@@ -124,7 +124,7 @@ def _sums(seen: Observation, starts: np.ndarray) -> dict[str, np.ndarray]:
             "radius": np.zeros(0), "count": np.zeros(0, np.int64),
         }  # fmt: skip
     weight = seen.weight.astype(np.float64)
-    # A view of nothing new adds no points between those that are there: they stay as far apart as they were.
+    # Samples that only confirm add no points between the existing ones, so they do not refine the spacing.
     spacing = np.where(seen.confirm_only, np.float32(np.inf), seen.radius)
     return {
         "weight": np.add.reduceat(weight, starts),

@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from spatia_env.errors import ActionError
 from spatia_env.geometry import check_intrinsics, check_rigid
-from spatia_env.io.validation import as_real_array, as_real_number
+from spatia_env.io.validation import as_finite_array, as_real_array, as_real_number
 from spatia_env.memory import blocks as blk
 from spatia_env.memory.point_map import SceneMemory, gather, keys_along, keys_in_box
-from spatia_env.memory.rendering import pixels_of
-from spatia_env.memory.splatting import surface_tolerance
+from spatia_env.memory.regions import view_of
 
 COVER = 0.75
 """A point's ball in units of its spacing: a little more than half the diagonal of a grid of samples."""
@@ -49,7 +47,8 @@ def raycast(
     Raises:
         ActionError: Numbers that are not finite, or a direction of length 0.
     """
-    start, towards = as_vector(origin, "origin"), as_vector(direction, "direction")
+    start = as_finite_array(origin, "origin", (3,), ActionError)
+    towards = as_finite_array(direction, "direction", (3,), ActionError)
     norm, reach = float(np.linalg.norm(towards)), _positive(max_distance, "max_distance")
     if norm < 1e-12:
         raise ActionError("direction: has length 0; give where to look.")
@@ -86,12 +85,8 @@ def visible(memory: SceneMemory, c2w: Tensor, K: Tensor, height: int, width: int
     """
     check_rigid(c2w, "c2w")
     check_intrinsics(K, "K")
-    rows, _ = gather(memory, memory.visible_keys(c2w[None], K, height, width).tolist())
-    depth = memory.render(c2w[None], K, height, width).depth[0].double()
-    row, column, z, inside = pixels_of(rows["position"], c2w, K, height, width)
-    surface = depth[row, column]
-    near = z <= (surface + surface_tolerance(surface)).numpy()
-    return rows[inside & near & (surface > 0).numpy()]
+    view = view_of(memory, c2w, K, height, width)
+    return view.points[view.shown]
 
 
 def occupied(memory: SceneMemory, position: Any, radius: float = 0.0) -> bool | np.ndarray:
@@ -113,13 +108,12 @@ def occupied(memory: SceneMemory, position: Any, radius: float = 0.0) -> bool | 
 def free_distance(memory: SceneMemory, start: Any, end: Any, radius: float = 0.15) -> float:
     """How many metres a ball can go from `start` [3] towards `end` [3] before it touches a point.
 
-    Points that it touches already and moves away from do not hold it. With nothing in the way this is the
-    whole distance.
+    Points that it touches already and moves away from do not stop it. Without obstacles this is the whole distance.
 
     Raises:
         ActionError: Numbers that are not finite, or a negative radius.
     """
-    a, b = as_vector(start, "start"), as_vector(end, "end")
+    a, b = (as_finite_array(v, n, (3,), ActionError) for v, n in ((start, "start"), (end, "end")))
     reach = _positive(radius, "radius", zero=True)
     length = float(np.linalg.norm(b - a))
     if length < 1e-9:
@@ -136,20 +130,6 @@ def free_distance(memory: SceneMemory, start: Any, end: Any, radius: float = 0.1
 def ball(memory: SceneMemory, radius: np.ndarray) -> np.ndarray:
     """Radii of the balls that points stand for, metres."""
     return COVER * np.clip(radius.astype(np.float64), memory.voxel, _largest_spacing(memory))
-
-
-def as_vector(value: Any, name: str) -> np.ndarray:
-    """Three finite numbers as float64.
-
-    Raises:
-        ActionError: If they are not.
-    """
-    if isinstance(value, torch.Tensor):
-        value = value.detach().cpu().numpy()
-    array = as_real_array(value, name, ActionError)
-    if array.shape != (3,) or not np.isfinite(array).all() or np.abs(array).max() > 1e6:
-        raise ActionError(f"{name}: expected three finite numbers, got {array.tolist()!r:.80}.")
-    return array
 
 
 def _touches(memory: SceneMemory, position: np.ndarray, radius: float) -> bool:

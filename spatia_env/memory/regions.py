@@ -18,7 +18,7 @@ from torch import Tensor
 
 from spatia_env.errors import EditError, PoseError
 from spatia_env.geometry import check_intrinsics, check_rigid
-from spatia_env.io.validation import as_real_array, as_real_number
+from spatia_env.io.validation import as_finite_array, as_real_number
 from spatia_env.memory.point_map import SceneMemory, gather, keys_in_box
 from spatia_env.memory.rendering import pixels_of
 from spatia_env.memory.splatting import surface_tolerance
@@ -27,7 +27,7 @@ MAX_NEIGHBOURS = 12
 CREASE = 0.3
 """Sine of the angle (about 17 degrees) by which two points must see each other above their own surface."""
 PLANE_AREA = 0.8
-"""m^2 from which a plane is large: more than the sides of most things, less than the floor around them."""
+"""m^2 from which a plane is large: more than the sides of most furniture, less than the floor around it."""
 PLANE_DEPTH = (0.04, 0.15)
 """Metres from a plane within which points belong to it: the least, and the most, on noisy surfaces."""
 MAX_PLANES = 6
@@ -69,7 +69,7 @@ class Box:
 
     def __post_init__(self) -> None:
         for name, shape in (("centre", (3,)), ("size", (3,)), ("rotation", (3, 3))):
-            object.__setattr__(self, name, _numbers(getattr(self, name), name, shape))
+            object.__setattr__(self, name, as_finite_array(getattr(self, name), name, shape, EditError))
         if (self.size <= 0).any():
             raise EditError(f"size={self.size.tolist()}: the edges of a box are positive metres.")
         gram = self.rotation @ self.rotation.T
@@ -79,7 +79,7 @@ class Box:
     @classmethod
     def between(cls, low: Any, high: Any) -> "Box":
         """The box along the world's axes from corner `low` [3] to corner `high` [3]."""
-        low, high = _numbers(low, "low", (3,)), _numbers(high, "high", (3,))
+        low, high = (as_finite_array(v, n, (3,), EditError) for v, n in ((low, "low"), (high, "high")))
         if (high <= low).any():
             raise EditError(f"low={low.tolist()}, high={high.tolist()}: each of `high` must exceed `low`.")
         return cls((low + high) / 2, high - low)
@@ -129,7 +129,7 @@ class Mask:
     def select(self, memory: SceneMemory) -> Selection:
         """Points that the picture shows inside the mask."""
         height, width = self.mask.shape
-        view = _seen(memory, self.c2w, self.K, height, width)
+        view = view_of(memory, self.c2w, self.K, height, width)
         return _split(view.keys, view.bounds, view.shown & self.mask[view.row, view.column])
 
     def as_dict(self) -> dict[str, Any]:
@@ -164,7 +164,7 @@ class Click:
 
     def __post_init__(self) -> None:
         _check_view(self.c2w, self.K)
-        u, v = _numbers(self.pixel, "pixel", (2,)).tolist()
+        u, v = as_finite_array(self.pixel, "pixel", (2,), EditError).tolist()
         height, width = self.size
         if not (0 <= u < width and 0 <= v < height):
             raise EditError(f"pixel=({u:g}, {v:g}) is outside the {width}x{height} picture.")
@@ -174,12 +174,12 @@ class Click:
 
     def select(self, memory: SceneMemory) -> Selection:
         """The segment under the pixel; empty where the map has nothing."""
-        view = _seen(memory, self.c2w, self.K, *self.size)
+        view = view_of(memory, self.c2w, self.K, *self.size)
         u, v = self.pixel
         away = np.where(view.shown, np.hypot(view.column + 0.5 - u, view.row + 0.5 - v), np.inf)
         if not len(away) or away.min() > 2:
             return {}
-        seed = view.position[away.argmin()].astype(np.float64)
+        seed = view.points["position"][away.argmin()].astype(np.float64)
         near = keys_in_box(memory, seed - self.max_radius, seed + self.max_radius)
         rows, bounds = gather(memory, near)
         inside = np.linalg.norm(rows["position"] - seed, axis=-1) <= self.max_radius
@@ -198,18 +198,28 @@ class Click:
 
 
 @dataclass(frozen=True)
-class _View:
-    """Points of the blocks in a picture: each one's pixel, and whether it shows there."""
+class View:
+    """Points [n] of the blocks in a camera's frustum.
+
+    Attributes:
+        keys: Of these blocks.
+        bounds: Where each block begins among the points [len(keys) + 1].
+        points: Rows (`blocks.POINT`).
+        column: Of the pixel that each falls on.
+        row: Likewise.
+        shown: bool, whether it lies on the nearest surface of that pixel.
+    """
 
     keys: list[int]
     bounds: np.ndarray
-    position: np.ndarray
+    points: np.ndarray
     column: np.ndarray
     row: np.ndarray
     shown: np.ndarray
 
 
-def _seen(memory: SceneMemory, c2w: Tensor, K: Tensor, height: int, width: int) -> _View:
+def view_of(memory: SceneMemory, c2w: Tensor, K: Tensor, height: int, width: int) -> View:
+    """The points near a camera's frustum, their pixels, and which of them lie on the surface that it sees."""
     keys = memory.visible_keys(c2w[None], K, height, width).tolist()
     rows, bounds = gather(memory, keys)
     view = memory.render(c2w[None], K, height, width)
@@ -217,21 +227,12 @@ def _seen(memory: SceneMemory, c2w: Tensor, K: Tensor, height: int, width: int) 
     surface = view.depth[0].double()[row, column]
     near = z <= (surface + surface_tolerance(surface)).numpy()
     shown = inside & view.known[0].numpy()[row, column] & near
-    return _View(keys, bounds, rows["position"], column, row, shown)
+    return View(keys, bounds, rows, column, row, shown)
 
 
 def _split(keys: list[int], bounds: np.ndarray, chosen: np.ndarray) -> Selection:
     parts = {key: chosen[bounds[i] : bounds[i + 1]] for i, key in enumerate(keys)}
     return {key: rows for key, rows in parts.items() if rows.any()}
-
-
-def _numbers(value: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    if isinstance(value, torch.Tensor):
-        value = value.detach().cpu().numpy()
-    array = as_real_array(value, name, EditError)
-    if array.shape != shape or not np.isfinite(array).all() or (np.abs(array) > 1e6).any():
-        raise EditError(f"{name}: expected finite numbers {list(shape)}, got {array.tolist()!r:.80}.")
-    return array
 
 
 def _check_view(c2w: Tensor, K: Tensor) -> None:

@@ -5,7 +5,7 @@ what no manifest names any more, and is on the disk when the call returns. A pro
 or a refused write leaves the world of the save before. Between saves there is one file; beside it a
 `-journal` exists while a save runs or after one was killed, and the next open uses it up.
 
-Files may come from strangers. Sizes are checked before anything is opened, SQLite runs no triggers, views or
+Files are not trusted. Sizes are checked before anything is opened, SQLite runs no triggers, views or
 functions of the file, and what is read is compared with its hash before it is used. `manifest` turns a world into
 contents and back; `docs/memory.md` describes the format.
 """
@@ -100,7 +100,7 @@ def save_bundle(path: str | os.PathLike[str], state: BundleState, keep: int = 1)
 
     Raises:
         WorldIOError: The system refuses, the disk is full, or another process is saving.
-        WorldFormatError: `path` is something else than a world, or the state cannot be written.
+        WorldFormatError: `path` is not a world, or the state cannot be written.
     """
     target = atomic.as_path(path, "world")
     if not isinstance(keep, int) or keep < 1:
@@ -327,7 +327,7 @@ def _open(target: Path, write: bool) -> sqlite3.Connection:
 def _discard_journal(base: sqlite3.Connection, target: Path) -> None:
     """Remove the journal of a save that was killed before it touched the file, which SQLite leaves behind."""
     base.execute("PRAGMA busy_timeout=0")
-    # With the exclusive lock nobody else can be using it; without, it is somebody's.
+    # Under the exclusive lock no other process can be using it; if the lock is refused, one may be.
     with suppress(sqlite3.OperationalError):
         base.execute("BEGIN EXCLUSIVE")
         with suppress(FileNotFoundError):

@@ -69,7 +69,7 @@ def seen_through(depth: Tensor, new: Tensor, c2w: Tensor, K: Tensor, keyframes: 
         new: Pixels [T, H, W] that would open points.
         c2w: Poses [T, 4, 4].
         K: Intrinsics [3, 3] in pixels.
-        keyframes: Earlier pictures; pixels without depth (0) say nothing.
+        keyframes: Earlier pictures; pixels without depth (0) are ignored.
     """
     out = torch.zeros_like(new)
     if not keyframes or not bool(new.any()):

@@ -258,10 +258,13 @@ class SpatiaTransformer3DModel(WanTransformer3DModel):
         return Transformer2DModelOutput(sample=output) if return_dict else (output,)
 
     def enable_cache(self, config: object) -> None:
-        """Turn on one of diffusers' block caches; see `levers`."""
-        from spatia_env.models.wan.memory_options import register_blocks_for_caching
+        """Turn on one of diffusers' block caches, which must be told how our blocks return hidden states."""
+        from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 
-        register_blocks_for_caching()
+        returns = TransformerBlockMetadata(
+            return_hidden_states_index=0, return_encoder_hidden_states_index=None
+        )
+        TransformerBlockRegistry.register(SpatiaBlock, returns)
         super().enable_cache(config)
 
     @torch.no_grad()

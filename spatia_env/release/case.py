@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from spatia_env.actions import MAX_PROMPT_LENGTH, normalise_text
 from spatia_env.errors import CaseError, ImageError, PoseError, PromptError
 from spatia_env.geometry import invert_se3, rigid_problem
 from spatia_env.io.images import pixel_intrinsics, read_image
+from spatia_env.io.validation import MAX_PROMPT_LENGTH, normalise_text
 
 PICTURES = ("img.jpg", "img.png", "img.jpeg", "img.webp")
 MAX_POSES = 100_000

@@ -22,7 +22,7 @@ from spatia_env.io.ply import write_ply
 from spatia_env.io.point_cloud import PointCloud
 from spatia_env.io.video import VideoWriter
 from spatia_env.models.wan.folders import check_folder
-from spatia_env.models.wan.memory_options import Levers
+from spatia_env.models.wan.options import Levers
 from spatia_env.models.wan.pipeline import SpatiaWanPipeline, load_official
 from spatia_env.models.wan.sampling import SamplerSettings, check_clip_size
 from spatia_env.release.case import Case, read_case

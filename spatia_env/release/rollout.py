@@ -4,8 +4,8 @@ The poses are taken T at a time, the last clip is padded by its last pose, and w
 again. Prompts go one line a clip, the last repeated.
 """
 
+import argparse
 import dataclasses
-import itertools
 import json
 import time
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from tqdm import tqdm
 from spatia_env.errors import CaseError
 from spatia_env.geometry import invert_se3
 from spatia_env.io.video import VideoWriter
+from spatia_env.models.loading import is_official
 from spatia_env.release.case import Case, describe, read_case, write_poses
 
 
@@ -141,7 +142,7 @@ def _say(world: Any, prompt: str) -> None:
 
 def main(argv: list[str]) -> int:
     """Run `spatia rollout`; a folder of official weights is followed by the release's rounds."""
-    if _names_official_weights(argv):
+    if follows_release(argv):
         from spatia_env.release.pipeline import main as follow_release
 
         return follow_release(argv)
@@ -152,7 +153,9 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _names_official_weights(argv: list[str]) -> bool:
-    """Whether `--model DIR` or `--model=DIR` is a folder that `spatia convert` wrote."""
-    pairs = [*itertools.pairwise(argv), *(tuple(arg.split("=", 1)) for arg in argv if "=" in arg)]
-    return any(name == "--model" and (Path(value) / "model_index.json").is_file() for name, value in pairs)
+def follows_release(argv: list[str]) -> bool:
+    """Whether `--model` names a folder of official weights; each of the two roads has options of its own."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--model")
+    model = parser.parse_known_args(argv)[0].model
+    return model is not None and is_official(model)

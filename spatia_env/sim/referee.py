@@ -9,8 +9,9 @@ import numpy as np
 from spatia_env.errors import ActionError
 from spatia_env.geometry import se3_exp
 from spatia_env.sim.scenes import open_scene
-from spatia_env.tasks import CELL
 
+CELL = 0.2
+"""Edge in metres of the cells in which the true surface that was seen is counted."""
 SHELL = ("floor", "ceiling", "sky", "wall", "fence", "hedge")
 """Names of what encloses a scene begin like this; everything else is an object to find."""
 MAX_LOOKS = 3

@@ -73,15 +73,16 @@ class SimScene:
         seed: 0-9999 (train), 10000-10999 (dev) or 20000-20199 (test).
         style: "plain" for one closed room or yard, or "furnished" for rooms of a kind with modelled furniture, windows
             with a view and open doors to the rooms beside them, and yards with a house.
+        plan: What it holds; drawn from the seed in this style by default.
 
     Raises:
         SeedError: any other seed or style.
     """
 
-    def __init__(self, seed: int, style: str = "plain") -> None:
+    def __init__(self, seed: int, style: str = "plain", plan: layout.ScenePlan | None = None) -> None:
         if style not in STYLES:
             raise SeedError(f"scene style {style!r}: use one of {', '.join(STYLES)}.")
-        self.plan = STYLES[style](seed)
+        self.plan = STYLES[style](seed) if plan is None else plan
         self.seed, self.split, self.prompt = self.plan.seed, self.plan.split, self.plan.prompt
         light = self.plan.light
         self.engine = Engine(light.direction, light.ambient, light.diffuse, light.colour)

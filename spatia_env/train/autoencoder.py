@@ -1,4 +1,8 @@
-"""`spatia train autoencoder`: reconstruct simulator frames and photographs, one frame at a time."""
+"""`spatia train autoencoder` and `spatia train encode`: frames to latents and back.
+
+The autoencoder learns to reconstruct simulator frames and photographs, one frame at a time. Its encoder is frozen
+while the world model learns, so episodes are encoded once, into files beside them.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -8,14 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm import tqdm
 
-from spatia_env.errors import ActionError
+from spatia_env.io.weights import write_tensors
 from spatia_env.models.autoencoder import TinyAutoencoder
-from spatia_env.models.spatial_conditioning import FALLING_PLANES
-from spatia_env.slam.plane_extrapolation import CONTINUED_PLANES
-from spatia_env.train.data import EpisodeStore, frame_batches, to_model
-from spatia_env.train.devices import device_of
-from spatia_env.train.trainer import LoopConfig, Trainer, averaged_state
+from spatia_env.models.conditioning import known_planes
+from spatia_env.models.spatial_conditioning import FALLING_PLANES, falling_in_view, place_planes
+from spatia_env.slam.plane_extrapolation import CONTINUED_PLANES, continue_surfaces
+from spatia_env.train.episodes import FRAMES, EpisodeFile, EpisodeStore, clip_span, frame_batches, to_model
+from spatia_env.train.loop import LoopConfig, Trainer, averaged_state, device_of, half
 
 LATENT_NOISE = 0.05
 """Standard deviation, in units of the latents' own, of noise added before decoding: a smoother latent space."""
@@ -50,10 +55,9 @@ def train_autoencoder(config: AutoencoderConfig) -> dict[str, float]:
         part.requires_grad_(False)
     trainer = Trainer(model, config.loop)
     rng = np.random.default_rng([config.seed, trainer.step])
-    figures = trainer.run(
+    return trainer.run(
         _batches(config, rng), lambda batch: _loss(model, batch), lambda: evaluate(model, config)
     )
-    return figures
 
 
 def fresh_autoencoder() -> TinyAutoencoder:
@@ -64,8 +68,7 @@ def fresh_autoencoder() -> TinyAutoencoder:
 def load_trained(run: Path) -> TinyAutoencoder:
     """The autoencoder of a run folder, with averaged weights."""
     model = fresh_autoencoder()
-    weights = averaged_state(run)
-    model.load_state_dict(weights)
+    model.load_state_dict(averaged_state(run))
     return model.to(memory_format=torch.channels_last)
 
 
@@ -82,19 +85,12 @@ def _loss(model: TinyAutoencoder, images: Tensor) -> tuple[Tensor, dict[str, flo
 
 
 def _update_statistics(model: TinyAutoencoder, raw: Tensor) -> None:
-    mean = raw.mean((0, 2, 3))
-    std = raw.std((0, 2, 3)).clamp_min(1e-3)
-    model.latent_mean.lerp_(mean, 0.02)
-    model.latent_std.lerp_(std, 0.02)
+    model.latent_mean.lerp_(raw.mean((0, 2, 3)), 0.02)
+    model.latent_std.lerp_(raw.std((0, 2, 3)).clamp_min(1e-3), 0.02)
 
 
 def _batches(config: AutoencoderConfig, rng: np.random.Generator) -> Iterator[Tensor]:
-    store = EpisodeStore(config.data)
-    if not len(store):
-        raise ActionError(
-            f"{config.data} has no episodes; run `spatia train data --out {config.data}` first."
-        )
-    frames = frame_batches(store, config.batch, rng)
+    frames = frame_batches(EpisodeStore(config.data).require(), config.batch, rng)
     crops = photo_batches("train", config.photos, config.size, rng)
     while True:
         batch = torch.cat([next(frames), next(crops)])
@@ -146,3 +142,94 @@ def reconstruction_psnr(model: TinyAutoencoder, images: Tensor) -> float:
     restored = model.decode_raw(model.encode_raw(images)).clamp(-1, 1)
     mse = ((restored - images) / 2).square().mean((1, 2, 3))
     return float((-10 * torch.log10(mse.clamp_min(1e-8))).mean())
+
+
+@dataclass(frozen=True)
+class EncodeConfig:
+    """Encode episodes once, for the world model."""
+
+    folders: tuple[Path, ...] = (Path("runs/data/train"), Path("runs/data/dev"))
+    """folders of episode files"""
+    autoencoder: Path = Path("runs/autoencoder")
+    """run folder of the trained autoencoder"""
+
+
+def encode_folders(config: EncodeConfig) -> int:
+    """Encode every folder of `config`; returns how many episodes were new."""
+    autoencoder = load_trained(config.autoencoder)
+    return sum(encode_episodes(autoencoder, folder) for folder in config.folders)
+
+
+def encode_episodes(autoencoder: TinyAutoencoder, folder: Path) -> int:
+    """Write `<seed>.latents` and `<seed>.continued` beside each episode that has none; returns how many were encoded.
+
+    The first holds f16 latents of `frames` [1+8n, C, h, w] and of `render` [8n, C, h, w], the render's coverage
+    `planes` [8n, 16, h, w], its `places` [8n, 20, h, w], the share `moving` [1+8n, h, w] of what moves, and u8
+    `falling` [8n, 2, H, W/8], in bits, where flakes and balls would be. The second holds u8 `continued`
+    [n, 8, H, W, 4]: how surfaces go on beyond the render (`slam.plane_extrapolation`), colours and nearness in 255ths.
+    """
+    written = 0
+    for path in tqdm(sorted(folder.glob("*.safetensors")), desc=f"encode {folder.name}", mininterval=5):
+        latents, continued = path.with_suffix(".latents"), path.with_suffix(".continued")
+        if not latents.exists():
+            write_tensors(latents, {n: half(t) for n, t in encode(autoencoder, path).items()})
+            written += 1
+        if not continued.exists():
+            write_tensors(continued, {"continued": continued_bytes(EpisodeFile(path))})
+    return written
+
+
+def continued_bytes(episode: EpisodeFile) -> Tensor:
+    """What goes on beyond the renders of an episode, as it is kept."""
+    c2w, K = episode.get("c2w"), episode.get("K")
+    clips = []
+    for number in range(episode.num_clips):
+        rgb = episode.get("render", number).movedim(-1, 1).float() / 255
+        depth, known = episode.get("map_depth", number).float(), episode.get("known", number)
+        path = c2w[clip_span(number)]
+        found = continue_surfaces(rgb, depth, known, path, K)
+        planes = torch.cat([found.rgb.movedim(1, -1), found.planes()[3, ..., None]], dim=-1)
+        clips.append((planes * 255).round().to(torch.uint8))
+    return torch.stack(clips)
+
+
+def encode_images(autoencoder: TinyAutoencoder, images: Tensor) -> Tensor:
+    """Normalised latents [N, C, h, w] of images [N, 3, H, W] in [-1, 1]."""
+    return autoencoder.encode(images[:, :, None])[:, :, 0]
+
+
+@torch.no_grad()
+def encode(autoencoder: TinyAutoencoder, path: Path) -> dict[str, Tensor]:
+    """What `encode_episodes` writes for one episode."""
+    episode = EpisodeFile(path)
+    frames = to_model(episode.get("frames"))
+    render = to_model(episode.get("render").flatten(0, 1))
+    known = episode.get("known").flatten(0, 1).float()
+    moving = episode.get("dynamic").float()
+    latents = encode_images(autoencoder, torch.cat([frames, render]))
+    size = (latents.shape[-2], latents.shape[-1])
+    played = {}
+    if "own" in episode.file.keys():  # noqa: SIM118 - not a dict
+        trust = episode.get("trust").flatten(0, 1).float()
+        played["trust"] = F.adaptive_avg_pool2d(trust[:, None], size)[:, 0]
+        played["own"] = encode_images(autoencoder, to_model(episode.get("own")))
+    return played | {
+        "frames": latents[: len(frames)],
+        "render": latents[len(frames) :],
+        "planes": known_planes(known[None, None], *size)[0].transpose(0, 1),
+        **_planes(episode, size),
+        "moving": F.adaptive_avg_pool2d(moving[:, None], size)[:, 0],
+    }
+
+
+def _planes(episode: EpisodeFile, size: tuple[int, int]) -> dict[str, Tensor]:
+    """Place planes [8n, 20, h, w] of an episode's clips, and what would fall in them, in bits [8n, 2, H, W/8]."""
+    c2w, K = episode.get("c2w"), episode.get("K")
+    depth, known = episode.get("map_depth").float(), episode.get("known")
+    places, falling = [], []
+    for number in range(len(depth)):
+        path, start = c2w[clip_span(number)], c2w[FRAMES * number]
+        places.append(place_planes(depth[number], known[number], path, start, K, *size))
+        falling.append(falling_in_view(depth[number], known[number], path, start, K, number))
+    bits = np.packbits(torch.cat(falling, dim=1).transpose(0, 1).numpy(), axis=-1)
+    return {"places": torch.cat(places, dim=1).transpose(0, 1), "falling": torch.from_numpy(bits)}

@@ -1,64 +1,79 @@
-"""`spatia train STAGE`: the stages that make the embedded checkpoint, each resumable.
+"""`spatia train STAGE`: the stages that make the embedded checkpoint, and that of the official size, each resumable."""
 
-data, autoencoder, encode, geometry, world-model, ship: in this order; `--loop.minutes` says how long. hearing makes
-what recognises events in sentences. unpack
-makes run folders of a checkpoint, to go on from it. videos makes episodes of posed videos, rollouts lets a model play
-recorded ones, distill makes it end in fewer steps. official fine-tunes the official size (docs/official.md).
-"""
-
-from collections.abc import Callable
-from typing import Annotated, Any
+import importlib
+import sys
+from dataclasses import dataclass
+from typing import Any
 
 import tyro
 
-from spatia_env.train.autoencoder import AutoencoderConfig, train_autoencoder
-from spatia_env.train.data import DataConfig, render_data
-from spatia_env.train.distill import DistillConfig, train_distill
-from spatia_env.train.encode import EncodeConfig, encode_folders
-from spatia_env.train.event_classifier import HearingConfig, train_hearing
-from spatia_env.train.export_checkpoint import ShipConfig, ship
-from spatia_env.train.geometry import GeometryConfig, train_geometry
-from spatia_env.train.import_checkpoint import UnpackConfig, unpack
-from spatia_env.train.official import OfficialTrainConfig, train_official
-from spatia_env.train.self_rollouts import RolloutsConfig, make_rollouts
-from spatia_env.train.videos import VideosConfig, make_videos
-from spatia_env.train.videos_sim import VideosFromSimConfig, videos_from_sim
-from spatia_env.train.world_model import WorldModelConfig, train_world_model
+from spatia_env.io.validation import near_miss
 
-Stage = (
-    Annotated[DataConfig, tyro.conf.subcommand("data")]
-    | Annotated[AutoencoderConfig, tyro.conf.subcommand("autoencoder")]
-    | Annotated[EncodeConfig, tyro.conf.subcommand("encode")]
-    | Annotated[GeometryConfig, tyro.conf.subcommand("geometry")]
-    | Annotated[WorldModelConfig, tyro.conf.subcommand("world-model")]
-    | Annotated[HearingConfig, tyro.conf.subcommand("hearing")]
-    | Annotated[ShipConfig, tyro.conf.subcommand("ship")]
-    | Annotated[UnpackConfig, tyro.conf.subcommand("unpack")]
-    | Annotated[VideosConfig, tyro.conf.subcommand("videos")]
-    | Annotated[VideosFromSimConfig, tyro.conf.subcommand("videos-from-sim")]
-    | Annotated[RolloutsConfig, tyro.conf.subcommand("rollouts")]
-    | Annotated[DistillConfig, tyro.conf.subcommand("distill")]
-    | Annotated[OfficialTrainConfig, tyro.conf.subcommand("official")]
-)
+USAGE_ERROR = 2
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage: its module in `spatia_env.train`, what it takes, what runs it, and its line in the help."""
+
+    module: str
+    config: str
+    function: str
+    summary: str
+
+
+STAGES = {
+    "data": Stage("simulation", "DataConfig", "render_data", "episodes of the simulator, remembered"),
+    "autoencoder": Stage(
+        "autoencoder", "AutoencoderConfig", "train_autoencoder", "frames to latents and back"
+    ),
+    "encode": Stage("autoencoder", "EncodeConfig", "encode_folders", "episodes at latent size, once"),
+    "geometry": Stage("geometry", "GeometryConfig", "train_geometry", "depth completion and what moves"),
+    "world-model": Stage("world_model", "WorldModelConfig", "train_world_model", "transformer and decoder"),
+    "hearing": Stage(
+        "event_classifier", "HearingConfig", "train_hearing", "vectors of known event sentences"
+    ),
+    "ship": Stage("checkpoint", "ShipConfig", "ship", "pack runs into a checkpoint folder"),
+    "unpack": Stage("checkpoint", "UnpackConfig", "unpack", "run folders of a checkpoint, to go on from it"),
+    "videos": Stage("videos", "VideosConfig", "make_videos", "episodes of posed videos"),
+    "videos-from-sim": Stage(
+        "simulation", "VideosFromSimConfig", "videos_from_sim", "posed videos of simulated scenes"
+    ),
+    "rollouts": Stage("rollouts", "RolloutsConfig", "make_rollouts", "recorded episodes played by a model"),
+    "distill": Stage("distill", "DistillConfig", "train_distill", "a student with fewer evaluations a clip"),
+    "official": Stage("official", "OfficialTrainConfig", "train_official", "fine-tune the official size"),
+}
+"""By the verb. Only the module of the stage that runs is imported: `official` needs what the others do not."""
+
+HELP = """\
+usage: spatia train STAGE [OPTIONS]        spatia train STAGE --help for its options
+
+data, autoencoder, encode, geometry, world-model, ship: in this order; --loop.minutes says how long (docs/training.md).
+
+stages:
+{stages}"""
 
 
 def main(argv: list[str]) -> int:
     """Run one stage and print its figures."""
-    config = tyro.cli(Stage, prog="spatia train", description=__doc__, args=argv)  # type: ignore[call-overload]
-    runners: dict[type, Callable[[Any], Any]] = {
-        DataConfig: render_data,
-        AutoencoderConfig: train_autoencoder,
-        EncodeConfig: encode_folders,
-        GeometryConfig: train_geometry,
-        WorldModelConfig: train_world_model,
-        HearingConfig: train_hearing,
-        ShipConfig: ship,
-        UnpackConfig: unpack,
-        VideosConfig: make_videos,
-        VideosFromSimConfig: videos_from_sim,
-        RolloutsConfig: make_rollouts,
-        DistillConfig: train_distill,
-        OfficialTrainConfig: train_official,
-    }
-    print(runners[type(config)](config))
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        rows = "\n".join(f"  {name:<16} {stage.summary}" for name, stage in STAGES.items())
+        print(HELP.format(stages=rows))
+        return 0 if argv else USAGE_ERROR
+    if argv[0] not in STAGES:
+        print(f"spatia train: unknown stage {argv[0]!r}{near_miss(argv[0], STAGES)}", file=sys.stderr)
+        return USAGE_ERROR
+    stage = STAGES[argv[0]]
+    print(getattr(_module(stage), stage.function)(parse(argv)))
     return 0
+
+
+def parse(argv: list[str]) -> Any:
+    """The configuration of the stage `argv[0]`, from its options."""
+    stage = STAGES[argv[0]]
+    config = getattr(_module(stage), stage.config)
+    return tyro.cli(config, prog=f"spatia train {argv[0]}", args=argv[1:])
+
+
+def _module(stage: Stage) -> Any:
+    return importlib.import_module(f"spatia_env.train.{stage.module}")

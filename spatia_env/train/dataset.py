@@ -4,8 +4,9 @@ Everything at latent size is computed once (`encode`) and kept in memory: 0.7 MB
 episode files, and only those frames that a step decodes.
 """
 
+import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,8 @@ from spatia_env.events import vocabulary
 from spatia_env.models.conditioning import Conditions, control_latents
 from spatia_env.models.spatial_conditioning import with_falling, with_preceding, without_points
 from spatia_env.models.text_encoder import SentenceTextEncoder, compose_text
-from spatia_env.train.data import EpisodeStore, to_model
+from spatia_env.train.episodes import FRAMES, PRECEDING, EpisodeFile, clip_span, to_model
 
-PRECEDING = 4
-FRAMES = 8
 OWN_WORDS_SHARE = 0.3
 """Share of clips whose event is read in the words that the episode drew, not in its canonical ones."""
 ELSEWHERE_SHARE = 0.3
@@ -33,7 +32,7 @@ QUIET_SHARE = 0.25
 MANY_BODIES = ("snow", "balls_rain", "tower_topples", "man_walks")
 """Events of many small parts, which take longer to learn than one body."""
 SMALL_THINGS, SMALL_THINGS_PICKS = "snow", 2
-"""Clips whose text speaks of these are decoded so many times as often: flakes are the decoder's to draw."""
+"""Frames of clips whose text holds this word are decoded so many times as often: only the decoder draws flakes."""
 MOVER_WEIGHT = 8.0
 """How much more an error counts on what moves: movers cover a few percent of the pixels."""
 
@@ -85,10 +84,10 @@ class EncodedEpisode:
         self.places, self.bits = latents["places"], latents["falling"]
         # Of a played episode (`rollouts`): its own frames are given, and not all of the truth is asked for.
         self.own, self.trust = latents.get("own", self.frames), latents.get("trust")
-        self.file = EpisodeStore.open_path(path)
+        self.file = EpisodeFile(path)
         self.beyond = _open_continued(path)
         self.clips = self.file.meta["clips"]
-        self.references = self.file.get("references", slice(None))
+        self.references = self.file.get("references")
 
     def falling(self, frames: slice) -> Tensor:
         """Where flakes and balls would be in frames of the clips, 0 or 1 [n, 2, H, W]."""
@@ -123,9 +122,8 @@ class ClipStore:
         Raises:
             ActionError: The folder has no encoded episodes.
         """
-        for path in (
-            p for folder in self.folders for p in sorted(folder.glob("*.safetensors"))[: self.limit]
-        ):
+        files = [p for folder in self.folders for p in sorted(folder.glob("*.safetensors"))[: self.limit]]
+        for path in files:
             if path not in self.episodes and path.with_suffix(".latents").exists():
                 self.episodes[path] = episode = EncodedEpisode(path)
                 for number, clip in enumerate(episode.clips):
@@ -136,8 +134,7 @@ class ClipStore:
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) of the episodes' frames in pixels."""
-        height, width = next(iter(self.episodes.values())).file.get("frames", 0).shape[:2]
-        return height, width
+        return next(iter(self.episodes.values())).file.size[1:]
 
     def draw(self, count: int, rng: np.random.Generator) -> list[tuple[EncodedEpisode, int]]:
         """Random clips: a share in which nothing begins, and every event as often as any other with its `draws`."""
@@ -175,9 +172,7 @@ def training_batches(
         blank: Latents [C, h, w] of a black picture, which is what an empty map looks like.
         rng: Draws everything.
     """
-    step = 0
-    while True:
-        step += 1
+    for step in itertools.count(1):
         if step % 100 == 0:
             store.refresh()
         clips = store.draw(batch, rng)
@@ -235,7 +230,7 @@ def draw_text(clip: dict[str, Any], rng: np.random.Generator) -> str:
 
 def latent_row(episode: EncodedEpisode, clip: int) -> dict:
     """The latents of one clip, f32, and its text."""
-    span = slice(1 + FRAMES * clip, 1 + FRAMES * (clip + 1))
+    span = clip_span(clip)
     rendered = slice(FRAMES * clip, FRAMES * (clip + 1))
     before = [max(0, i) for i in range(span.start - PRECEDING, span.start)]
     # The root of what share of a latent pixel moves: a flake covers little of it, and would count for nothing.
@@ -259,40 +254,36 @@ def read_pixels(
     clips: list[tuple[EncodedEpisode, int]], picks: list[tuple[int, int]], forgets: list[bool] | None = None
 ) -> Pixels:
     """The pixels of frames `picks` (clip of the batch, frame of the clip); a map that is forgotten is black."""
-    parts: dict[str, list[Tensor]] = {
-        name: [] for name in ("frames", "render", "known", "moving", "trust", "falling", "continued")
+    rows = [
+        _read_frame(*clips[row], time, lost=bool(forgets and forgets[row]))
+        | {"row": torch.tensor(row), "time": torch.tensor(time)}
+        for row, time in picks
+    ]
+    return Pixels(**{f.name: torch.stack([row[f.name] for row in rows]) for f in fields(Pixels)})
+
+
+def _read_frame(episode: EncodedEpisode, clip: int, time: int, lost: bool) -> dict[str, Tensor]:
+    """One frame of `Pixels`."""
+    frame, file = 1 + FRAMES * clip + time, episode.file
+    moving = file.get("dynamic", frame)
+    given = {
+        "render": to_model(file.get("render", clip, time)),
+        "known": file.get("known", clip, time).float()[None],
+        "continued": episode.continued(clip, time),
     }
-    for row, time in picks:
-        (episode, clip), lost = clips[row], bool(forgets and forgets[row])
-        frame = 1 + FRAMES * clip + time
-        parts["frames"].append(to_model(episode.file.get("frames", frame)))
-        render = to_model(episode.file.get_at("render", clip, time))
-        known = episode.file.get_at("known", clip, time)
-        parts["render"].append(torch.full_like(render, -1.0) if lost else render)
-        parts["known"].append(torch.zeros_like(known) if lost else known)
-        continued = episode.continued(clip, time)
-        parts["continued"].append(torch.zeros_like(continued) if lost else continued)
-        parts["moving"].append(episode.file.get("dynamic", frame))
-        parts["falling"].append(episode.falling(slice(frame - 1, frame))[0])
-        asked = None if episode.trust is None else episode.file.get_at("trust", clip, time)
-        parts["trust"].append(torch.ones_like(known) if asked is None else asked)
-    stacked = {name: torch.stack(tensors) for name, tensors in parts.items()}
-    index = torch.tensor(picks)
-    return Pixels(
-        index[:, 0],
-        index[:, 1],
-        stacked["frames"],
-        stacked["render"],
-        stacked["known"].float()[:, None],
-        (1 + MOVER_WEIGHT * stacked["moving"].float()[:, None]) * stacked["trust"].float()[:, None],
-        stacked["moving"],
-        stacked["falling"],
-        stacked["continued"],
-    )
+    if lost:
+        given = {name: torch.full_like(t, -1.0 if name == "render" else 0.0) for name, t in given.items()}
+    weight = 1 + MOVER_WEIGHT * moving.float()[None]
+    return given | {
+        "frames": to_model(file.get("frames", frame)),
+        "weight": weight if episode.trust is None else weight * file.get("trust", clip, time).float(),
+        "moving": moving,
+        "falling": episode.falling(slice(frame - 1, frame))[0],
+    }
 
 
 def assemble(store: ClipStore, rows: list[dict], pixels: Pixels, rng: np.random.Generator | None) -> Batch:
-    """A batch of rows; with `rng`, what is given gets noise, so that a model forgives its own mistakes."""
+    """A batch of rows; with `rng`, conditions get noise: at play they come from the model's own earlier clips."""
     stacked = {name: torch.stack([row[name] for row in rows]) for name in rows[0] if name != "text"}
     if rng is not None:
         stacked = _disturb(stacked, rng)

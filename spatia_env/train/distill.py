@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from spatia_env.errors import ActionError
 from spatia_env.models.conditioning import Conditions, add_noise, predict_clean
 from spatia_env.train.dataset import Batch, ClipStore, dev_batches, training_batches
-from spatia_env.train.devices import to_device
-from spatia_env.train.trainer import LoopConfig, Trainer
+from spatia_env.train.loop import LoopConfig, Trainer, to_device
 from spatia_env.train.world_model import begin_transformer, blank_latents, load_world_model, size_of
 
 

@@ -1,184 +1,220 @@
-"""Record episodes in the simulator: what an env would have seen, with the truth beside it.
+"""Episode files: what was recorded, and the memory simulated along it with the map, renderer and retrieval of the env.
 
-An episode is a first picture and `clips` clips of `FRAMES` frames along a random walk, some with text events.
-One safetensors file each; every worker renders its own seeds. The memory is not simulated here (`samples.py`).
+One safetensors file an episode of `n` clips of `FRAMES` frames after a first picture, whoever made it (`simulation`,
+`videos`, `rollouts`):
+
+    frames      u8 [1 + 8 n, H, W, 3]
+    depth       f16 [1 + 8 n, H, W], metres, 0 = none
+    dynamic     bool [1 + 8 n, H, W], what moves
+    c2w, K      f32 [1 + 8 n, 4, 4] and [3, 3]
+    render      u8 [n, 8, H, W, 3], the map as it stood before each clip, along the clip
+    known       bool [n, 8, H, W], where it shows something
+    map_depth   f16 [n, 8, H, W]
+    references  i64 [n, R], frames of the episode that are retrieved for the clip
+
+Masks are packed to bits along the width. The file's `meta` holds seed and prompt, and per clip its events and texts.
 """
 
 import json
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
 
-from spatia_env.events import vocabulary
-from spatia_env.geometry import path_from_twist
+from spatia_env.errors import ActionError
 from spatia_env.io.weights import write_tensors
-from spatia_env.models.text_encoder import compose_text
-from spatia_env.sim.scenes import SimScene
+from spatia_env.memory.map import Map
+from spatia_env.memory.point_map import SceneMemory
+from spatia_env.models.pipeline import ClipShape
 
-FRAMES = 8
-FRAME_SECONDS = 0.1
-MAX_TRANSLATION = 0.5
-MAX_ROTATION = np.radians(30.0)
+FRAMES, PRECEDING, REFERENCES = (
+    ClipShape().num_frames,
+    ClipShape().num_preceding,
+    ClipShape().num_references,
+)
+BITS = ("dynamic", "known")
+"""Boolean arrays, packed to bits along the width."""
+PACKED = (*BITS, "trust")
+"""With those that only played episodes have (`rollouts`)."""
+REFRESH = 200
+"""Batches after which a folder is looked at again: episodes may still be coming."""
+
+
+def clip_span(number: int) -> slice:
+    """The frames of clip `number` in an episode."""
+    return slice(1 + FRAMES * number, 1 + FRAMES * (number + 1))
+
+
+def write_episode(path: Path, tensors: dict[str, Any], meta: dict[str, Any]) -> None:
+    """Write an episode file: arrays by name, and `meta`. A reader sees a whole file or none."""
+    arrays = {name: np.asarray(value) for name, value in tensors.items() if name != "meta"}
+    for name in arrays.keys() & set(PACKED):
+        arrays[name] = np.packbits(arrays[name], axis=-1)
+    write_tensors(path, arrays, {"meta": json.dumps(meta)})
+
+
+class EpisodeFile:
+    """Slices of one episode file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.file = safe_open(path, framework="pt")
+        self.meta = json.loads(self.file.metadata()["meta"])
+
+    @property
+    def num_clips(self) -> int:
+        """Clips of 8 frames in the episode."""
+        return len(self.meta["clips"])
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """(frames, height, width) of the episode."""
+        count, height, width = self.file.get_slice("frames").get_shape()[:3]
+        return int(count), int(height), int(width)
+
+    def get(self, name: str, *index: slice | int) -> Tensor:
+        """`name[index]` along the first axes, all of it without an index; masks come as bool."""
+        values = self.file.get_slice(name)[index or slice(None)]
+        if name not in PACKED:
+            return values
+        return torch.from_numpy(np.unpackbits(values.numpy(), axis=-1)).bool()
+
+
+class EpisodeStore:
+    """Random access to the episode files of some folders; new files appear when `refresh` is called."""
+
+    def __init__(self, *folders: Path) -> None:
+        self.folders = folders
+        self.files: list[Path] = []
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look for episode files again (rendering may still be going on)."""
+        self.files = [path for folder in self.folders for path in sorted(folder.glob("*.safetensors"))]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def open(self, index: int) -> EpisodeFile:
+        """The episode at `index`, read lazily."""
+        return EpisodeFile(self.files[index])
+
+    def require(self) -> "EpisodeStore":
+        """This store.
+
+        Raises:
+            ActionError: It has no episodes.
+        """
+        if not self.files:
+            folder = self.folders[0]
+            raise ActionError(
+                f"{folder} has no episodes; run `spatia train data --out {folder}` or `spatia train videos` first."
+            )
+        return self
+
+
+def frame_batches(store: EpisodeStore, batch: int, rng: np.random.Generator) -> Iterator[Tensor]:
+    """Endless batches [batch, 3, H, W] in [-1, 1] of random frames, each of a random episode."""
+    while True:
+        store.refresh()
+        for _ in range(REFRESH):
+            images = []
+            for index in rng.integers(len(store), size=batch):
+                episode = store.open(int(index))
+                images.append(episode.get("frames", int(rng.integers(episode.size[0]))))
+            yield to_model(torch.stack(images))
+
+
+def to_model(frames: Tensor) -> Tensor:
+    """u8 [..., H, W, 3] -> float [..., 3, H, W] in [-1, 1]."""
+    return frames.movedim(-1, -3).float() / 127.5 - 1
+
+
+def dilated(mask: Tensor) -> Tensor:
+    """Masks bool [N, H, W] and two pixels around them."""
+    return F.max_pool2d(mask.float()[:, None], 5, 1, 2)[:, 0] > 0
+
+
+def in_processes(
+    function: Callable[[Any], Any],
+    jobs: Sequence,
+    workers: int,
+    label: str,
+    jobs_a_process: int | None = None,
+) -> list:
+    """Results of `function` (of a module's top level) for every job, in any order; with a progress bar."""
+    if workers <= 1:
+        return [function(job) for job in tqdm(jobs, desc=label, mininterval=5)]
+    spawning = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    with spawning.Pool(workers, torch.set_num_threads, (1,), maxtasksperchild=jobs_a_process) as pool:
+        done = pool.imap_unordered(function, jobs)
+        return list(tqdm(done, total=len(jobs), desc=label, mininterval=5))
 
 
 @dataclass(frozen=True)
-class EpisodeConfig:
-    """What an episode contains."""
+class CorruptionConfig:
+    """Errors planted in the depth that the map is built from: at play it is built from estimates."""
 
-    clips: int = 5
-    height: int = 128
-    width: int = 128
-    event_share: float = 0.65
-    """share of clips in which an event starts"""
-    quiet_share: float = 0.15
-    """share of episodes in which nothing ever happens"""
-    several_share: float = 0.12
-    """share of the movers that begin together with another one"""
-    movers: tuple[str, ...] = ()
-    """names of the movers to choose from; all by default"""
+    scale: float = 0.04
+    """standard deviation of the log scale of each frame's depth, one draw per clip"""
+    noise: float = 0.02
+    """standard deviation of a smooth relative error (8x8 grid, one draw per frame)"""
+    clean_share: float = 0.4
+    """share of episodes with true depth"""
 
 
-def record_episode(seed: int, config: EpisodeConfig, split: str) -> dict:
-    """Simulate one episode.
+def remember_episode(
+    episode: dict, corruption: CorruptionConfig, rng: np.random.Generator
+) -> dict[str, Tensor]:
+    """The map along a recorded episode (arrays by name, and `meta`), begun and written as the env does.
 
-    Returns a dict with `frames` u8 [1+8n, H, W, 3], `depth` f16 [1+8n, H, W] (m, 0 = none), `dynamic` bool
-    [1+8n, H, W], `c2w` f32 [1+8n, 4, 4], `K` f32 [3, 3] and `meta` (seed, prompt, and per clip the event's
-    name, that of another one beside it, their text, the composed text, and whether a condition lay on the light
-    or the air).
+    Returns `render`, `known`, `map_depth` and `references` by name.
     """
-    rng = np.random.default_rng([seed, 20917])
-    scene = SimScene(seed)
-    try:
-        return _record(scene, rng, config, split, seed)
-    finally:
-        scene.close()
+    frames, c2w = episode["frames"], episode["c2w"]
+    depth = _corrupt(episode["depth"].float(), corruption, rng)
+    weight = (~dilated(episode["dynamic"])).float()
+    first = weight[0] * (depth[0] > 0)
+    scene_map = Map.begin(SceneMemory(), frames[0], depth[0], first, c2w[0], episode["K"], measured=True)
+    out: dict[str, list[Tensor]] = {"render": [], "known": [], "map_depth": [], "references": []}
+    for number, clip in enumerate(episode["meta"]["clips"]):
+        span = clip_span(number)
+        view = scene_map.render(c2w[span])
+        references, _ = scene_map.retrieve(c2w[span], view, REFERENCES)
+        out["render"].append((view.rgb.movedim(1, -1) * 255).round().byte())
+        out["known"].append(view.known)
+        out["map_depth"].append(view.depth.half())
+        out["references"].append(frame_indices(references, frames[: span.start]))
+        write = not clip["conditions"]
+        scene_map, _ = scene_map.integrate(frames[span], depth[span], weight[span], c2w[span], view, write)
+    return {name: torch.stack(values) for name, values in out.items()}
 
 
-def _record(scene: SimScene, rng: np.random.Generator, config: EpisodeConfig, split: str, seed: int) -> dict:
-    size = (config.height, config.width)
-    c2w = torch.as_tensor(np.asarray(scene.initial_c2w), dtype=torch.float32)
-    shots, poses, clips = [scene.render(c2w.numpy(), *size)], [c2w], []
-    walk = RandomWalk(scene, rng)
-    share = 0.0 if rng.random() < config.quiet_share else config.event_share
-    for _ in range(config.clips):
-        standing = [vocabulary.event(name).condition_phrase for name in scene.conditions]
-        names, text = _maybe_events(scene, rng, share, config, split, c2w)
-        path = walk.next_path(c2w)
-        for pose in path:
-            scene.advance(FRAME_SECONDS)
-            shots.append(scene.render(pose.numpy(), *size))
-            poses.append(pose)
-        c2w = path[-1]
-        clips.append(
-            {
-                "event": names[0] if names else "",
-                "also": names[1] if names[1:] else "",
-                "event_text": text,
-                "text": compose_text(scene.prompt, standing, text),
-                "text_short": compose_text("", standing, text),
-                "conditions": bool(standing) or bool(scene.conditions),
-            }
-        )
-    return {
-        "frames": np.stack([shot.rgb for shot in shots]),
-        "depth": np.stack([shot.depth for shot in shots]).astype(np.float16),
-        "dynamic": np.stack([shot.dynamic for shot in shots]),
-        "c2w": torch.stack(poses).numpy(),
-        "K": np.asarray(scene.K(*size), dtype=np.float32),
-        "meta": {"seed": seed, "prompt": scene.prompt, "clips": clips},
-    }
+def frame_indices(references: Tensor, frames: Tensor, count: int = 0) -> Tensor:
+    """Which of the `frames` [N, H, W, 3] the retrieved pictures [R, H, W, 3] are.
+
+    Where fewer than `count` were retrieved the last frame stands in, as `SpatiaPipeline` pads them.
+    """
+    found = [int((frames == picture).flatten(1).all(1).nonzero()[0]) for picture in references]
+    return torch.tensor(found + [len(frames) - 1] * (count - len(found)), dtype=torch.int64)
 
 
-def _maybe_events(
-    scene: SimScene,
-    rng: np.random.Generator,
-    share: float,
-    config: EpisodeConfig,
-    split: str,
-    c2w: torch.Tensor,
-) -> tuple[list[str], str]:
-    """Names of the events that begin now, and their words, each a sentence of its own as `ledger.listen` has it."""
-    if rng.random() >= share:
-        return [], ""
-    names = [str(rng.choice(possible_events(tuple(scene.conditions), rng, config.movers)))]
-    if vocabulary.event(names[0]).kind == "mover" and rng.random() < config.several_share:
-        names.append(str(rng.choice([e.name for e in vocabulary.EVENTS if e.kind == "mover"])))
-    names = list(dict.fromkeys(names))
-    texts = [str(rng.choice(vocabulary.phrasings(name, split))) for name in names]
-    for name in names:
-        scene.start_event(name, c2w.numpy(), rng)
-    return names, ". ".join(texts)
-
-
-def possible_events(
-    conditions: tuple[str, ...], rng: np.random.Generator, movers: tuple[str, ...] = ()
-) -> list[str]:
-    """Events to choose from: movers mostly (all or these), one condition at a time, and its ending soon after."""
-    kinds = {
-        kind: [e for e in vocabulary.EVENTS if e.kind == kind] for kind in ("mover", "condition", "ending")
-    }
-    if conditions and rng.random() < 0.6:
-        return [event.name for event in kinds["ending"] if event.ends in conditions]
-    if not conditions and rng.random() < 0.3:
-        return [event.name for event in kinds["condition"]]
-    return [event.name for event in kinds["mover"] if not movers or event.name in movers]
-
-
-class RandomWalk:
-    """Camera moves as users make them: mostly one or two degrees of freedom, returns, standstills."""
-
-    def __init__(self, scene: SimScene, rng: np.random.Generator) -> None:
-        self.scene, self.rng = scene, rng
-        self.undo: list[np.ndarray] = []
-
-    def next_path(self, c2w: torch.Tensor) -> torch.Tensor:
-        """Poses [8, 4, 4] of the next clip from `c2w` [4, 4], through free space where it can be found."""
-        for _ in range(12):
-            twist = self._twist()
-            path = path_from_twist(c2w, torch.tensor(twist, dtype=torch.float32), FRAMES)
-            if self._allowed(path):
-                self.undo.append(-twist)
-                return path
-        return path_from_twist(c2w, torch.tensor([0, 0, 0, 0, 0.3, 0], dtype=torch.float32), FRAMES)
-
-    def _twist(self) -> np.ndarray:
-        rng = self.rng
-        kind = rng.random()
-        if kind < 0.12:
-            return np.zeros(6)
-        if kind < 0.27 and self.undo:
-            return self.undo.pop()
-        scale = np.array([MAX_TRANSLATION] * 3 + [MAX_ROTATION] * 3)
-        twist = rng.uniform(-1, 1, 6) * scale
-        # Few moves use all axes at once; up-down, pitch and roll are small.
-        active = rng.random(6) < np.array([0.4, 0.2, 0.6, 0.3, 0.65, 0.1])
-        twist *= active * np.array([0.8, 0.3, 1.0, 0.3, 1.0, 0.15])
-        if rng.random() < 0.5:
-            twist[2] = abs(twist[2])
-        return twist
-
-    def _allowed(self, path: torch.Tensor) -> bool:
-        pitch = torch.rad2deg(torch.asin(path[-1, 2, 2].clamp(-1, 1)))
-        if abs(float(pitch)) > 30 or abs(float(path[-1, 2, 0])) > 0.2:
-            return False
-        return all(self.scene.is_free(pose[:3, 3].numpy(), 0.3) for pose in path[[3, 7]])
-
-
-def save_episode(episode: dict, path: Path) -> None:
-    """Write an episode file; the mask is packed to bits. A reader sees a whole file or none."""
-    arrays = {name: np.asarray(episode[name]) for name in ("frames", "depth", "c2w", "K")}
-    arrays["dynamic"] = np.packbits(episode["dynamic"], axis=-1)
-    write_tensors(path, arrays, {"meta": json.dumps(episode["meta"])})
-
-
-def load_episode(path: Path) -> dict:
-    """Read what `save_episode` wrote, as torch tensors and the `meta` dict."""
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        meta = json.loads(file.metadata()["meta"])
-    bits = np.unpackbits(tensors["dynamic"].numpy(), axis=-1)[..., : tensors["frames"].shape[2]]
-    return {**tensors, "dynamic": torch.from_numpy(bits).bool(), "meta": meta}
+def _corrupt(depth: Tensor, config: CorruptionConfig, rng: np.random.Generator) -> Tensor:
+    if rng.random() < config.clean_share:
+        return depth
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    clips = 1 + (len(depth) - 1 + FRAMES - 1) // FRAMES
+    scale = torch.exp(config.scale * torch.randn(clips, generator=generator))
+    per_frame = torch.cat([scale[:1], scale[1:].repeat_interleave(FRAMES)])[: len(depth)]
+    # What is written later is tied to the map (completion follows the known depth), so it drifts less.
+    per_frame[1:] = per_frame[1:].sqrt() * per_frame[0]
+    grid = config.noise * torch.randn(len(depth), 1, 8, 8, generator=generator)
+    smooth = F.interpolate(grid, depth.shape[-2:], mode="bilinear", align_corners=False)
+    return depth * per_frame[:, None, None] * torch.exp(smooth[:, 0])

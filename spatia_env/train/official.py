@@ -1,9 +1,9 @@
 """`spatia train official`: fine-tunes the official size in the paper's two stages, by the trainer of the tiny one.
 
-    control   the control branch learns to follow the render of the map; everything else rests. First clips: one
+    control   the control branch learns to follow the render of the map; all other weights are frozen. First clips: one
               picture is given, there are no references.
     lora      low-rank adapters of the main blocks learn to go on from nine frames and seven references; the control
-              branch rests too.
+              branch is frozen too.
 
 Both learn the velocity of flow matching on the new latents; what is given has timestep 0 (`predict_velocity`, the
 function that also samples). The results have the release's own names: `spatia convert` takes them in place of its
@@ -13,7 +13,7 @@ files.
 import dataclasses
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,16 +21,16 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
-from torch import Tensor
+from torch import Tensor, nn
 
-from spatia_env.errors import ActionError
+from spatia_env.errors import ActionError, CheckpointError, DependencyError
 from spatia_env.io.weights import write_tensors
 from spatia_env.models.conditioning import add_noise
 from spatia_env.models.transformer import SpatiaTransformer3DModel
 from spatia_env.models.wan.autoencoder import WanAutoencoder
-from spatia_env.models.wan.folders import KEPT_IN_FLOAT32, check_folder, load_module
-from spatia_env.models.wan.keymaps import transformer_name
-from spatia_env.models.wan.pipeline import LORA_FILE, compute_device
+from spatia_env.models.wan.convert_layouts import release_lora_layers, release_name, transformer_name
+from spatia_env.models.wan.folders import KEPT_IN_FLOAT32, check_folder, load_module, read_small
+from spatia_env.models.wan.pipeline import AUTOREGRESSIVE, LORA_FILE, Adapters, compute_device
 from spatia_env.models.wan.sampling import (
     ClipConditions,
     SamplerSettings,
@@ -39,16 +39,15 @@ from spatia_env.models.wan.sampling import (
     predict_velocity,
 )
 from spatia_env.models.wan.schedulers import RELEASE_SHIFT
-from spatia_env.models.wan.sources import read_small
 from spatia_env.models.wan.text_encoder import PROMPT_SUFFIX, UMT5TextEncoder
+from spatia_env.train.loop import LoopConfig, Trainer, open_processes
 from spatia_env.train.official_clips import ClipConfig, OfficialClip, random_clips
-from spatia_env.train.official_parts import ControlBranch, LowRank
-from spatia_env.train.parallel import Processes
-from spatia_env.train.trainer import LoopConfig, Trainer
 
 UNGUIDED = SamplerSettings(guidance_scale=1.0)
 DEV_SIGMAS = (0.3, 0.6, 0.9)
 """Noise levels at which dev clips are judged."""
+TARGETS = r"blocks\.\d+\.(attn[12]\.(to_[qkv]|to_out\.0)|ffn\.net\.(0\.proj|2))"
+"""Layers that a new adapter changes: projections and feed-forward layers of the main blocks, not of the branch."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ class OfficialTrainConfig:
     disturb: float = 0.1
     """most noise that given frames, references and render get, as a share of their latents' deviation"""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """precision of what rests; what learns is kept in float32 and computed in this"""
+    """precision of the frozen weights; trained ones are kept in float32 and computed in this"""
     checkpointing: bool = True
     """compute blocks again on the way back instead of keeping what they computed"""
     device: str | None = None
@@ -96,6 +95,106 @@ class OfficialTrainConfig:
             raise ActionError("batch, dev_clips and rank must be 1 or more.")
         if not (0 <= self.wordless <= 1 and 0 <= self.disturb <= 1):
             raise ActionError("wordless and disturb must lie in [0, 1].")
+
+
+class ControlBranch(nn.Module):
+    """What learns in the first stage: the control branch; its weights are the transformer's own, not copies.
+
+    Args:
+        transformer: Its branch is made to learn, in float32.
+
+    Raises:
+        CheckpointError: If it has none.
+    """
+
+    def __init__(self, transformer: SpatiaTransformer3DModel) -> None:
+        super().__init__()
+        if not transformer.config.control_layers:
+            raise CheckpointError(
+                "stage control: this transformer has no control branch; convert it with one."
+            )
+        self.vace_patch_embedding, self.vace_blocks = (
+            transformer.vace_patch_embedding,
+            transformer.vace_blocks,
+        )
+        self.control_scale = 1.0
+        self.float().requires_grad_(True)
+
+    @contextmanager
+    def silenced(self) -> Iterator[None]:
+        """Without hints."""
+        self.control_scale = 0.0
+        try:
+            yield
+        finally:
+            self.control_scale = 1.0
+
+    def released(self) -> dict[str, Tensor]:
+        """The weights under the release's names."""
+        return {release_name(name): tensor for name, tensor in self.state_dict().items()}
+
+
+class LowRank(nn.Module):
+    """What learns in the second stage: low-rank adapters, which add B A x unscaled.
+
+    Args:
+        transformer: Gets the adapters; it is frozen otherwise.
+        rank: Of new adapters.
+        layers: `<layer>.lora_A.weight` and `<layer>.lora_B.weight` to go on from; empty for new ones.
+        seed: Of new ones.
+
+    Raises:
+        DependencyError: If peft is not installed.
+    """
+
+    control_scale = 1.0
+
+    def __init__(
+        self, transformer: SpatiaTransformer3DModel, rank: int, layers: dict[str, Tensor], seed: int = 0
+    ) -> None:
+        super().__init__()
+        if layers:
+            adapters = Adapters(transformer)
+            adapters.add(AUTOREGRESSIVE, layers)
+            adapters.activate([AUTOREGRESSIVE])
+        else:
+            _add_new(transformer, rank, seed)
+        self._transformer = [transformer]  # in a list, so that it is no part of this module
+        for name, parameter in transformer.named_parameters():
+            if ".lora_" in name:
+                parameter.data = parameter.data.float()
+                parameter.requires_grad_(True)
+                self.register_parameter(name.replace(".", "/"), parameter)
+
+    @contextmanager
+    def silenced(self) -> Iterator[None]:
+        """Without the adapters."""
+        self._transformer[0].disable_lora()
+        try:
+            yield
+        finally:
+            self._transformer[0].enable_lora()
+
+    def released(self) -> dict[str, Tensor]:
+        """The weights under the release's names."""
+        own = self.state_dict().items()
+        plain = {name.replace("/", ".").replace(f".{AUTOREGRESSIVE}.", "."): tensor for name, tensor in own}
+        return release_lora_layers(plain)
+
+
+def _add_new(transformer: SpatiaTransformer3DModel, rank: int, seed: int) -> None:
+    try:
+        from peft import LoraConfig
+    except ImportError as cause:
+        raise DependencyError('stage lora needs peft; run `pip install "spatia-env[official]"`.') from cause
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS)  # alpha = rank: no scale
+    transformer.add_adapter(config, adapter_name=AUTOREGRESSIVE)
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in transformer.named_parameters():
+        if ".lora_A." in name:  # peft draws from the global state
+            fresh = torch.empty(parameter.shape)
+            nn.init.kaiming_uniform_(fresh, a=5**0.5, generator=generator)
+            parameter.data.copy_(fresh)
 
 
 @dataclass(frozen=True)
@@ -203,7 +302,7 @@ class OfficialTrainer:
 
     @torch.no_grad()
     def evaluate(self, clips: list[OfficialClip]) -> dict[str, float]:
-        """Error on dev clips at fixed noise, and the error of the same weights with what learns kept silent."""
+        """Error on dev clips at fixed noise, and with the trained part switched off (`velocity_silent`)."""
         errors: dict[str, list[float]] = {"velocity": [], "velocity_silent": []}
         for number, clip in enumerate(clips):
             encoded = self.encode(clip)
@@ -221,7 +320,7 @@ class OfficialTrainer:
     def export(self) -> Path:
         """Write what was learnt (averaged weights) under the release's names, for `spatia convert`."""
         path = self.out / f"{self.config.stage}.safetensors"
-        if self.trainer.processes.is_main:
+        if self.trainer.processes.is_main_process:
             dtype = getattr(torch, self.config.dtype)
             with self.trainer.averaged():
                 tensors = {
@@ -243,7 +342,7 @@ class OfficialTrainer:
         return (velocity - (noise - new)).square().mean()
 
     def _disturb(self, conditions: ClipConditions) -> ClipConditions:
-        """Conditions with a little noise, so that a model forgives its own mistakes."""
+        """Conditions with a little noise: at play they come from the model's own earlier clips."""
 
         def noised(latents: Tensor) -> Tensor:
             amount = self.config.disturb * float(torch.rand((), generator=self.generator))
@@ -269,7 +368,7 @@ def train_official(config: OfficialTrainConfig) -> dict[str, float]:
         ActionError: If there are no clips to learn from, or sizes do not fit.
         DependencyError: If the second stage lacks peft, or the text encoder transformers.
     """
-    Processes()  # takes a GPU a process before anything is loaded
+    open_processes()  # takes a GPU a process before anything is loaded
     check_folder(config.model)
     device, dtype = compute_device(config.device), getattr(torch, config.dtype)
     transformer = load_module(

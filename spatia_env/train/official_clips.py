@@ -14,7 +14,6 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from spatia_env.errors import ActionError
 from spatia_env.geometry import invert_se3, unproject
@@ -31,11 +30,7 @@ from spatia_env.release.rounds import (
     ROUND_FRAMES,
     TARGET_STRIDE,
 )
-from spatia_env.train.data import EpisodeFile, EpisodeStore
-from spatia_env.train.episodes import FRAMES
-
-REFRESH = 200
-"""Clips after which the folder is looked at again: episodes may still be coming."""
+from spatia_env.train.episodes import FRAMES, REFRESH, EpisodeFile, EpisodeStore, dilated
 
 
 @dataclass(frozen=True)
@@ -114,7 +109,7 @@ def random_clips(
     while True:
         for _ in range(REFRESH):
             episode = store.open(int(rng.integers(len(store))))
-            first = int(rng.integers(_length(episode) - config.frames + 1))
+            first = int(rng.integers(episode.size[0] - config.frames + 1))
             yield cut_clip(episode, first, config, given, rng, device)
         store.refresh()
 
@@ -125,13 +120,8 @@ def open_episodes(folder: Path, config: ClipConfig) -> EpisodeStore:
     Raises:
         ActionError: If it is not, or there is none.
     """
-    store = EpisodeStore(folder)
-    if not len(store):
-        raise ActionError(
-            f"{folder}: holds no episodes; make them with `spatia train data` or `spatia train videos`."
-        )
-    episode = store.open(0)
-    length, height, width = episode.file.get_slice("frames").get_shape()[:3]
+    store = EpisodeStore(folder).require()
+    length, height, width = store.open(0).size
     check_clip_size(height, width)
     if length < config.frames:
         clips = -(-(config.frames - 1) // FRAMES)
@@ -152,7 +142,7 @@ def cut_clip(
 ) -> OfficialClip:
     """The clip that begins at frame `first` of an episode; the other arguments as in `random_clips`."""
     span = slice(first, first + config.frames)
-    c2w, K = episode.get("c2w", slice(None)).to(device), episode.get("K", slice(None)).to(device)
+    c2w, K = episode.get("c2w").to(device), episode.get("K").to(device)
     chosen = _candidates(episode, first, config, given, rng)
     cloud = _Cloud(episode, chosen, c2w, K, config, rng)
     frames = episode.get("frames", span)
@@ -186,8 +176,7 @@ class _Cloud:
         self.rgb = frames.movedim(-1, 1).float() / 255
         error = torch.from_numpy(np.exp(rng.normal(0, config.depth_error, len(chosen)))).float()
         depth = torch.stack([episode.get("depth", index).float() for index in chosen]) * error[:, None, None]
-        moving = torch.stack([episode.get("dynamic", index) for index in chosen]).float()
-        still = F.max_pool2d(moving[:, None], 5, 1, 2)[:, 0] == 0
+        still = ~dilated(torch.stack([episode.get("dynamic", index) for index in chosen]))
         self.depth, self.still, self.c2w = depth.to(device), still.to(device), c2w[chosen]
         keep = self.still & (self.depth > 0)
         points = unproject(self.depth, K, self.c2w)[keep]
@@ -225,7 +214,7 @@ def _candidates(
     last = first + given - 1
     allowed = list(range(last % config.map_stride, last, config.map_stride))
     if config.later:
-        allowed += list(range(first + config.frames, _length(episode), config.map_stride))
+        allowed += list(range(first + config.frames, episode.size[0], config.map_stride))
     # Colours under fog or at night are not the scene's: at play they are not written to the map either.
     lit = [index for index in allowed if not _condition(episode, index) and rng.random() < config.keep]
     return sorted(lit) if lit and _condition(episode, last) else sorted([*lit, last])
@@ -240,7 +229,3 @@ def _text(episode: EpisodeFile, begin: int, end: int) -> str:
     clips = episode.meta["clips"][max(0, begin - 1) // FRAMES : (end - 2) // FRAMES + 1]
     later = [clip["event_text"] for clip in clips[1:] if clip["event_text"]]
     return ". then ".join([clips[0]["text"], *later])
-
-
-def _length(episode: EpisodeFile) -> int:
-    return int(episode.file.get_slice("frames").get_shape()[0])

@@ -21,10 +21,10 @@ from urllib.parse import parse_qs, urlparse
 
 import numpy as np
 
-from spatia_env.actions import MAX_PROMPT_LENGTH, normalise_text
 from spatia_env.errors import DatasetError, PoseError, PromptError
 from spatia_env.geometry import invert_se3, rigid_problem
 from spatia_env.io.images import pixel_intrinsics
+from spatia_env.io.validation import MAX_PROMPT_LENGTH, normalise_text
 
 COLUMNS = 19
 MAX_LINES = 100_000

@@ -6,7 +6,7 @@ Depth comes from an estimator (the packaged network clip by clip on its own map,
 frames at once) or from files.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,11 +16,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from spatia_env.geometry import invert_se3, orthonormalise, project, unproject
+from spatia_env.memory.map import Map
 from spatia_env.memory.point_map import SceneMemory
 from spatia_env.slam.depth_network import LEAST_CONFIDENCE, Geometry, GeometryEstimator, static_weight
+from spatia_env.train.episodes import FRAMES, clip_span
 from spatia_env.world.starts import EYE_HEIGHT
 
-FRAMES = 8
 SCALES = (0.02, 50.0)
 """Metres that a unit of the poses may be long."""
 PAIRS = 12
@@ -62,9 +63,9 @@ def open_estimator(config: DepthConfig) -> GeometryEstimator | None:
 
         return MapAnythingGeometry.from_pretrained(config.mapanything)
     from spatia_env.models.loading import load_checkpoint
-    from spatia_env.world.reset import load_geometry
+    from spatia_env.slam.loading import load_estimator
 
-    return load_geometry(load_checkpoint(config.model))
+    return load_estimator(load_checkpoint(config.model))
 
 
 def upright(c2w: np.ndarray) -> np.ndarray:
@@ -199,14 +200,17 @@ def understand(
 
 
 def _clip_by_clip(estimator: GeometryEstimator, rgb: Tensor, c2w: Tensor, K: Tensor) -> list[Geometry]:
-    height, width = rgb.shape[-2:]
-    ground, memory, out = pose_ground(c2w[0]), SceneMemory(), []
-    for step, begin in enumerate([0, *range(1, len(rgb), FRAMES)]):
-        span = slice(begin, begin + (FRAMES if step else 1))
-        view = memory.render(c2w[span], K, height, width)
-        seen = estimator(rgb[span], c2w[span], K, view.rgb, view.depth, view.known, ground)
-        if not step:  # nothing can be told apart as moving in one picture
-            seen = Geometry(seen.depth, seen.confidence, torch.zeros_like(seen.dynamic))
-        memory, _ = memory.update(rgb[span], seen.depth, static_weight(seen), c2w[span], K, step, view.known)
-        out.append(seen)
-    return out
+    """Geometry of the first picture and of every clip, each on the map that its predecessors left, as at play."""
+    frames, ground = (rgb * 255).round().byte().movedim(1, -1), pose_ground(c2w[0])
+    nothing = torch.zeros(1, *rgb.shape[-2:])
+    first = estimator(rgb[:1], c2w[:1], K, torch.zeros_like(rgb[:1]), nothing, nothing.bool(), ground)
+    # Nothing can be told apart as moving in one picture.
+    seen = [replace(first, dynamic=nothing)]
+    scene_map = Map.begin(SceneMemory(), frames[0], first.depth[0], static_weight(seen[0])[0], c2w[0], K)
+    for number in range((len(rgb) - 1) // FRAMES):
+        span = clip_span(number)
+        view = scene_map.render(c2w[span])
+        found = estimator(rgb[span], c2w[span], K, view.rgb, view.depth, view.known, ground)
+        seen.append(found)
+        scene_map, _ = scene_map.integrate(frames[span], found.depth, static_weight(found), c2w[span], view)
+    return seen

@@ -2,27 +2,24 @@
 
 Cameras, frames and texts are read and checked (`posed`, `posed_frames`), brought upright and to metres, given depth
 (`posed_geometry`), and remembered by the very memory, renderer and retrieval that the simulator's episodes go
-through (`samples`). All clips are checked before the first is written; files that exist are kept.
+through (`episodes`). All clips are checked before the first is written; files that exist are kept.
 """
 
 import dataclasses
-import multiprocessing
+import functools
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from spatia_env.errors import ActionError, SpatiaError
 from spatia_env.slam.depth_network import GeometryEstimator
-from spatia_env.train.data import write_episode
-from spatia_env.train.memory_simulation import CorruptionConfig, remember_episode
+from spatia_env.train.episodes import FRAMES, CorruptionConfig, in_processes, remember_episode, write_episode
 from spatia_env.train.posed import PosedVideo, camera_files, read_cameras, read_captions, windows
 from spatia_env.train.posed_frames import find_frames, read_planes, read_rows
 from spatia_env.train.posed_geometry import (
-    FRAMES,
     DepthConfig,
     lone_depths,
     metric_scale,
@@ -100,12 +97,7 @@ def make_videos(config: VideosConfig) -> dict[str, int]:
     config.out.mkdir(parents=True, exist_ok=True)
     missing = [job for job in jobs if not job.target(config.out).exists()]
     work = [(job, config) for job in missing]
-    if config.workers <= 1:
-        problems = [_write(item) for item in tqdm(work, desc="videos", mininterval=5)]
-    else:  # spawn: torch's threads do not survive a fork
-        with multiprocessing.get_context("spawn").Pool(config.workers) as pool:
-            done = pool.imap_unordered(_write, work)
-            problems = list(tqdm(done, total=len(work), desc="videos", mininterval=5))
+    problems = in_processes(_write, work, config.workers, "videos")
     bad += [problem for problem in problems if problem]
     for problem in bad:
         print(f"left out: {problem}")
@@ -157,8 +149,6 @@ def _check(config: VideosConfig) -> None:
 def _write(item: tuple[Job, VideosConfig]) -> str:
     """Write one episode; returns what was wrong, if bad ones are left out."""
     job, config = item
-    if config.workers > 1:
-        torch.set_num_threads(1)
     try:
         episode = read_episode(job, config, _estimator(config.depth))
     except SpatiaError as cause:
@@ -181,14 +171,10 @@ def _write(item: tuple[Job, VideosConfig]) -> str:
     return ""
 
 
-_ESTIMATORS: dict[DepthConfig, GeometryEstimator | None] = {}
-
-
+@functools.lru_cache
 def _estimator(config: DepthConfig) -> GeometryEstimator | None:
     """The estimator, opened once a process."""
-    if config not in _ESTIMATORS:
-        _ESTIMATORS[config] = open_estimator(config)
-    return _ESTIMATORS[config]
+    return open_estimator(config)
 
 
 def read_episode(job: Job, config: VideosConfig, estimator: GeometryEstimator | None) -> PosedEpisode:
@@ -231,17 +217,11 @@ def estimated_scale(estimator: GeometryEstimator, rgb: Tensor, level: np.ndarray
 
 
 def _meta(job: Job, config: VideosConfig, scale: float) -> dict:
-    clip = {
-        "event": "",
-        "event_text": "",
-        "text": job.caption,
-        "text_short": "",
-        "conditions": False,
-    }
+    said = {"event": "", "event_text": "", "text": job.caption, "text_short": "", "conditions": False}
     return {
         "seed": -1,
         "prompt": job.caption,
-        "clips": [clip] * config.clips,
+        "clips": [said] * config.clips,
         "video": {
             "name": job.video.name,
             "first_row": int(job.rows[0]),

@@ -22,19 +22,17 @@ from spatia_env.models.spatial_conditioning import FALLING_CHANNELS, PLACE_CHANN
 from spatia_env.models.text_encoder import SentenceTextEncoder
 from spatia_env.models.transformer import SpatiaTransformer3DModel
 from spatia_env.train.autoencoder import load_trained, photo_batches
-from spatia_env.train.contrast_loss import detail_loss
 from spatia_env.train.dataset import Batch, ClipStore, Pixels, dev_batches, training_batches
-from spatia_env.train.devices import device_of, to_device
-from spatia_env.train.relighting_loss import Relit, relight, render_loss
-from spatia_env.train.trainer import LoopConfig, Trainer, averaged_state
+from spatia_env.train.loop import LoopConfig, Trainer, averaged_state, device_of, to_device
+from spatia_env.train.losses import Relit, detail_loss, relight, render_loss
 
 SIZE_FILE = "transformer.json"
 UNKNOWN_DETAIL = 0.05
-"""Weight of local contrasts where the map shows nothing and nothing moves: soft colour would be hatched."""
+"""Weight of local contrasts where the map shows nothing and nothing moves: at full weight soft colour gets hatched."""
 PATTERN = 9
 """Pixels along each side of a square within which a pattern may lie elsewhere."""
 FRESH_PACE = 3.0
-"""That of what the decoder begins without: where small things fall, and how surfaces go on."""
+"""Learning-rate multiplier of decoder inputs that checkpoints began without: particles, and continued surfaces."""
 
 
 @dataclass(frozen=True)

@@ -1,130 +1,112 @@
 """Worlds that several processes step, in a folder they share: every step is committed once, or not at all.
 
-A world has an epoch, the number of its steps, and a stamp, the number of its commits. A step is computed from a
-state and committed with compare-and-set: it becomes the world's next state only if nothing was committed since, and so
-does a reset. Whoever repeats a step, because a worker died before or after its commit, is handed what was committed;
-whoever comes late is refused.
+A world's epoch is the number of its commits: resets and steps. A step is computed from the state at one epoch and
+committed by compare-and-set: it becomes the world's next state only if nothing was committed since. State and result
+are one row of an SQLite file, so a commit is whole or absent, and a worker that is killed leaves nothing behind.
 """
 
 import contextlib
-import hashlib
+import io
+import json
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spatia_env import wire
-from spatia_env.errors import ActionError, SpatiaError, WorldIOError
+import numpy as np
+
+from spatia_env.errors import SpatiaError, WorldIOError
 
 BUSY_SECONDS = 60.0
+_ARRAY = "__array__"
 _TABLE = """CREATE TABLE IF NOT EXISTS head (
-    world TEXT PRIMARY KEY, epoch INTEGER NOT NULL, action TEXT NOT NULL, saved BLOB NOT NULL, outcome BLOB NOT NULL,
-    stamp INTEGER NOT NULL)"""
+    world TEXT PRIMARY KEY, epoch INTEGER NOT NULL, token TEXT NOT NULL, state BLOB NOT NULL, outcome BLOB NOT NULL)"""
 
 
 class StaleEpochError(SpatiaError, RuntimeError):
-    """A step was asked of an epoch that the world has left, with another action than the one it took."""
+    """A step was asked of an epoch that the world has left by another call than this one."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """A world's last commit.
+    """A world's last commit; the default is that of a world that was never begun.
 
     Attributes:
-        epoch: Number of steps since the reset.
-        action: Hash of the last step's action; after a reset, its token.
-        saved: Where the state is, see `durable.save_env`.
-        outcome: What the step (or the reset) returned, packed.
-        stamp: Number of commits before it, resets included.
+        epoch: Number of commits, this one included.
+        token: Names the call that was committed, so that a repeated call is recognised.
+        state: The world after it (`distributed.save_env`).
+        outcome: What the call returned (`pack`).
     """
 
-    epoch: int
-    action: str
-    saved: dict[str, Any]
-    outcome: bytes
-    stamp: int = 0
+    epoch: int = 0
+    token: str = ""
+    state: bytes = b""
+    outcome: bytes = b""
 
 
 class WorldStore:
-    """The heads of worlds, in `worlds.db` of a folder; their files lie beside it.
+    """The last commit of every world, in `worlds.db` of a folder.
 
     Args:
         folder: On a disk that all workers see.
+
+    Raises:
+        WorldIOError: From every call, if the file cannot be read or written.
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.path = Path(folder) / "worlds.db"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._open() as database:
             database.execute(_TABLE)
 
     def head(self, world: str) -> Head:
-        """The last commit of a world.
-
-        Raises:
-            ActionError: If it was never begun.
-        """
+        """The last commit of a world."""
+        query = "SELECT epoch, token, state, outcome FROM head WHERE world = ?"
         with self._open() as database:
-            row = database.execute(
-                "SELECT epoch, action, saved, outcome, stamp FROM head WHERE world = ?", (world,)
-            ).fetchone()
-        if row is None:
-            raise ActionError(f"world {world!r}: not in {self.folder}; reset it first.")
-        return Head(row[0], row[1], wire.unpack(row[2]), row[3], row[4])
+            row = database.execute(query, (world,)).fetchone()
+        return Head() if row is None else Head(*row)
 
-    def has(self, world: str) -> bool:
-        """Whether a world was ever begun."""
+    def commit(self, world: str, head: Head) -> bool:
+        """Make `head` the world's state; False if another commit than the one before its epoch is there."""
+        values = head.epoch, head.token, head.state, head.outcome
         with self._open() as database:
-            return database.execute("SELECT 1 FROM head WHERE world = ?", (world,)).fetchone() is not None
-
-    def commit(self, world: str, since: Head | None, head: Head) -> bool:
-        """Make `head` the world's next state; False if anything was committed since the head `since`.
-
-        `since` is None for a world that was never begun. The file of the state before is removed: nobody can commit
-        from it any more.
-        """
-        values = (head.epoch, head.action, wire.pack(head.saved), head.outcome)
-        with self._open() as database:
-            if since is None:
-                changed = database.execute(
-                    "INSERT OR IGNORE INTO head VALUES (?, ?, ?, ?, ?, 0)", (world, *values)
-                ).rowcount
-            else:
-                changed = database.execute(
-                    "UPDATE head SET epoch = ?, action = ?, saved = ?, outcome = ?, stamp = stamp + 1 "
-                    "WHERE world = ? AND stamp = ?",
-                    (*values, world, since.stamp),
-                ).rowcount
-        if changed and since is not None:
-            Path(since.saved["path"]).unlink(missing_ok=True)
-        return changed == 1
-
-    def tidy(self, run: str) -> None:
-        """Remove the files that killed workers left behind, of worlds whose name begins so and which nobody steps."""
-        with self._open() as database:
-            rows = database.execute("SELECT saved FROM head").fetchall()
-        kept = {Path(wire.unpack(row[0])["path"]).name for row in rows}
-        for path in self.folder.glob(f"{run}*.spatia"):
-            if path.name not in kept:
-                path.unlink(missing_ok=True)
+            if head.epoch == 1:
+                query = "INSERT OR IGNORE INTO head VALUES (?, ?, ?, ?, ?)"
+                return database.execute(query, (world, *values)).rowcount == 1
+            query = (
+                "UPDATE head SET epoch = ?, token = ?, state = ?, outcome = ? WHERE world = ? AND epoch = ?"
+            )
+            return database.execute(query, (*values, world, head.epoch - 1)).rowcount == 1
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         try:
-            database = sqlite3.connect(self.folder / "worlds.db", timeout=BUSY_SECONDS)
-            try:
-                with database:
-                    database.execute("PRAGMA synchronous=FULL")
-                    yield database
-            finally:
-                database.close()
+            with contextlib.closing(sqlite3.connect(self.path, timeout=BUSY_SECONDS)) as database, database:
+                database.execute("PRAGMA synchronous=FULL")
+                yield database
         except sqlite3.Error as cause:
-            raise WorldIOError(
-                f"{self.folder}/worlds.db: {cause}; is the disk full or another one's?"
-            ) from cause
+            raise WorldIOError(f"{self.path}: {cause}; is the disk full or another user's?") from cause
 
 
-def action_hash(action: Any) -> str:
-    """SHA-256 of an action's plain values."""
-    return hashlib.sha256(wire.pack(action)).hexdigest()
+def pack(value: Any) -> bytes:
+    """Plain values and arrays as bytes: an npz of the arrays, and JSON in which they are named. Tuples become lists."""
+    arrays: dict[str, np.ndarray] = {}
+
+    def replace(item: Any) -> Any:
+        if not isinstance(item, np.ndarray):
+            return item.item()  # a numpy number
+        arrays[f"a{len(arrays)}"] = item
+        return {_ARRAY: f"a{len(arrays) - 1}"}
+
+    text = json.dumps(value, default=replace)
+    file = io.BytesIO()
+    np.savez(file, allow_pickle=False, json=np.array(text), **arrays)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+def unpack(data: bytes) -> Any:
+    """The value of `pack`."""
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        return json.loads(str(arrays["json"]), object_hook=lambda d: arrays[d[_ARRAY]] if _ARRAY in d else d)

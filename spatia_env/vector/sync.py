@@ -1,78 +1,31 @@
-"""`SpatiaVectorEnv`: N worlds, one batched model call a step.
+"""`SpatiaVectorEnv`: N worlds in one process, one batched model call a step.
 
 The three parts of `SpatiaEnv.step` for all worlds at once: every world prepares, the model is called once,
-every world finishes. With one world a step is bit for bit that of a single environment.
+every world commits. With one world a step is bit for bit that of a single environment.
 """
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
-import gymnasium as gym
 import torch
 from gymnasium.vector import AutoresetMode
-from gymnasium.wrappers import TimeLimit
 
-from spatia_env.env import SpatiaEnv, Step
-from spatia_env.errors import ActionError
-from spatia_env.models.clip_source import Pending, generate_clips
-from spatia_env.vector.base import Outcome, WorldsVectorEnv, autoreset_mode
-from spatia_env.world.reset import check_reset_options
-from spatia_env.wrappers import DiscreteActions, FlatCamera, LastFrameObservation
+from spatia_env.env import SpatiaEnv
+from spatia_env.vector.base import Outcome, Reset, WorldsVectorEnv
+from spatia_env.world.step import PreparedStep
 
 T = TypeVar("T")
 
 
-class StagedEnv(SpatiaEnv):
-    """A world whose next step may have been computed beside others': `step` then hands that out."""
-
-    _staged: Step | None = None
-
-    def step(self, action: Any) -> Step:
-        """What was staged, or a step of its own."""
-        staged, self._staged = self._staged, None
-        return super().step(action) if staged is None else staged
-
-    def stage(self, outcome: Step) -> None:
-        """Keep what the next `step` returns."""
-        self._staged = outcome
-
-    def unbatched(self, pending: Pending) -> torch.Tensor:
-        """A clip u8 [T, H, W, 3] of its own, where `shares` is False."""
-        return self._imagine(pending)
-
-    @property
-    def shares(self) -> bool:
-        """Whether its clips come from the model, and not from the map."""
-        return not self.render_only
-
-
-def view_env(env: gym.Env, view: str = "", num_events: int | None = None) -> gym.Env:
-    """`env` as `Spatia-v0` ("") shows it, `SpatiaRL-v0` ("rl") or `SpatiaDiscrete-v0` ("discrete").
-
-    Raises:
-        ActionError: If there is no such view.
-    """
-    if view == "rl":
-        return FlatCamera(LastFrameObservation(env))
-    if view == "discrete":
-        return DiscreteActions(LastFrameObservation(env), num_events)
-    if view:
-        raise ActionError(f"view={view!r}: use '', 'rl' or 'discrete'.")
-    return env
-
-
 class SpatiaVectorEnv(WorldsVectorEnv):
-    """N worlds that share one model in one process.
+    """N worlds that share one model. A call that raises leaves every world as it was.
 
     Args:
         num_envs: N.
-        view: "" for the observations and actions of `Spatia-v0`, "rl" or "discrete" for those of `SpatiaRL-v0`
-            and `SpatiaDiscrete-v0`.
-        max_episode_steps: Time limit of each world; None for none.
-        autoreset_mode: "NextStep", "SameStep" or "Disabled", as in Gymnasium 1.2 and later.
+        view, max_episode_steps, autoreset_mode, num_events: See `autoreset.WorldsVectorEnv`.
         threads: Worlds are prepared and finished by so many threads; None takes torch's number of threads.
-        num_events: Of the discrete view.
         **options: What `SpatiaEnv` takes.
 
     Raises:
@@ -89,59 +42,35 @@ class SpatiaVectorEnv(WorldsVectorEnv):
         num_events: int | None = None,
         **options: Any,
     ) -> None:
-        mode = _checked(num_envs, autoreset_mode)
-        self.worlds = [StagedEnv(**options) for _ in range(num_envs)]
-        self.envs = [_limited(view_env(world, view, num_events), max_episode_steps) for world in self.worlds]
-        first = self.envs[0]
-        super().__init__(num_envs, first.observation_space, first.action_space, first.metadata, mode)
-        self.render_mode = first.render_mode
-        self.pipeline = self.worlds[0].pipeline
+        first = SpatiaEnv(**options)
+        super().__init__(first, num_envs, view, max_episode_steps, autoreset_mode, num_events)
+        self.worlds = [first] + [SpatiaEnv(**options) for _ in range(num_envs - 1)]
         threads = min(num_envs, torch.get_num_threads() if threads is None else threads)
         self._pool = ThreadPoolExecutor(threads, "world", _one_thread) if threads > 1 else None
 
-    def _step_worlds(self, actions: dict[int, Any]) -> dict[int, Outcome]:
-        indices = list(actions)
-        pending = dict(zip(indices, self._map(lambda i: self._prepare(i, actions[i]), indices), strict=True))
-        clips = self._generate(pending)
-        finished = self._map(lambda i: self.worlds[i].finish(pending[i], clips.get(i)), indices)
-        outcomes: dict[int, Any] = {}
-        for index, outcome in zip(indices, finished, strict=True):
-            self.worlds[index].stage(outcome)
-            observation, reward, *rest = self.envs[index].step(actions[index])
-            outcomes[index] = (observation, float(reward), *rest)
-        return outcomes
+    def reset_worlds(self, seeds: dict[int, int | None], options: dict[str, Any] | None) -> dict[int, Reset]:
+        """Reset worlds, one after the other."""
+        with self._all_or_none(seeds):
+            return {
+                index: self.worlds[index].reset(seed=seed, options=options) for index, seed in seeds.items()
+            }
 
-    def _prepare(self, index: int, action: Any) -> Pending:
-        return self.worlds[index].prepare(base_action(self.envs[index], action))
+    def step_worlds(self, actions: dict[int, Any]) -> dict[int, Outcome]:
+        """Step worlds with one model call."""
+        with self._all_or_none(actions):
+            prepared = self._each(lambda i: self.worlds[i].prepare(actions[i]), actions)
+            clips = self.generate(prepared)
+            return self._each(lambda i: self.worlds[i].commit(prepared[i], clips.get(i)), actions)
 
-    def _generate(self, pending: dict[int, Pending]) -> dict[int, torch.Tensor]:
-        """A clip for every world that does not stand still."""
-        requests, clips = {}, {}
-        for index, step in pending.items():
-            if not step.imagines:
-                continue
-            world = self.worlds[index]
-            if world.shares:
-                requests[index] = world.request(step)
-            else:
-                clips[index] = world.unbatched(step)
-        made = generate_clips(self.pipeline, list(requests.values()))
-        return clips | dict(zip(requests, made, strict=True))
-
-    def _reset_worlds(
-        self, seeds: dict[int, int | None], options: dict[str, Any] | None
-    ) -> dict[int, tuple[Any, dict[str, Any]]]:
-        check_reset_options(options)
-        return {index: self.envs[index].reset(seed=seed, options=options) for index, seed in seeds.items()}
-
-    def _map(self, function: Callable[[int], T], indices: list[int]) -> list[T]:
-        if self._pool is None or len(indices) == 1:
-            return [function(index) for index in indices]
-        return list(self._pool.map(function, indices))
+    def generate(self, prepared: dict[int, PreparedStep]) -> dict[int, torch.Tensor]:
+        """A clip u8 [T, H, W, 3] for every prepared step but the no-ops."""
+        requests = {index: step.request for index, step in prepared.items() if step.request is not None}
+        clips = self.worlds[0].clip_source.generate(list(requests.values()))
+        return dict(zip(requests, clips, strict=True))
 
     def render(self) -> tuple[Any, ...]:
         """What each world renders."""
-        return tuple(env.render() for env in self.envs)
+        return tuple(world.render() for world in self.worlds)
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """Call a method of every world, or read an attribute, such as `call("snapshot")`."""
@@ -152,46 +81,38 @@ class SpatiaVectorEnv(WorldsVectorEnv):
         """Let go of the worlds."""
         if self._pool is not None:
             self._pool.shutdown()
-        for env in self.envs:
-            env.close()
+        for world in self.worlds:
+            world.close()
+
+    def _each(self, function: Callable[[int], T], indices: Iterable[int]) -> dict[int, T]:
+        indices = list(indices)
+        if self._pool is None or len(indices) == 1:
+            return {index: function(index) for index in indices}
+        futures = {index: self._pool.submit(function, index) for index in indices}
+        wait(futures.values())  # if one raises, the others must have ended before worlds are put back
+        return {index: future.result() for index, future in futures.items()}
+
+    @contextlib.contextmanager
+    def _all_or_none(self, indices: Iterable[int]) -> Iterator[None]:
+        """Put these worlds back as they were, random state included, if the block raises."""
+        opened = [index for index in indices if self._observations[index] is not None]
+        before = {index: self.worlds[index].fork() for index in opened}
+        try:
+            yield
+        except BaseException:
+            for index, world in before.items():
+                vars(self.worlds[index]).update(vars(world))
+            raise
 
 
-def base_action(env: gym.Env, action: Any) -> Any:
-    """What the world itself is asked, beneath the wrappers that translate actions."""
-    while isinstance(env, gym.Wrapper):
-        if isinstance(env, gym.ActionWrapper):
-            action = env.action(action)
-        env = env.env
-    return action
-
-
-def make_vec(num_envs: int = 1, workers: int = 0, **options: Any) -> WorldsVectorEnv:
-    """Entry point of `gym.make_vec`: `workers=K` steps the worlds in K processes (see `workers`)."""
-    if not workers:
-        return SpatiaVectorEnv(num_envs, **options)
-    from spatia_env.workers import SpatiaAsyncVectorEnv
-
-    return SpatiaAsyncVectorEnv(num_envs, workers=workers, **options)
-
-
-def make_rl_vec(**options: Any) -> WorldsVectorEnv:
+def make_rl_vec(**options: Any) -> SpatiaVectorEnv:
     """Entry point of `gym.make_vec` for `SpatiaRL-v0`."""
-    return make_vec(view="rl", **options)
+    return SpatiaVectorEnv(view="rl", **options)
 
 
-def make_discrete_vec(**options: Any) -> WorldsVectorEnv:
+def make_discrete_vec(**options: Any) -> SpatiaVectorEnv:
     """Entry point of `gym.make_vec` for `SpatiaDiscrete-v0`."""
-    return make_vec(view="discrete", **options)
-
-
-def _checked(num_envs: int, mode: Any) -> AutoresetMode:
-    if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
-        raise ActionError(f"num_envs={num_envs!r}: use a whole number, at least 1.")
-    return autoreset_mode(mode)
-
-
-def _limited(env: gym.Env, max_episode_steps: int | None) -> gym.Env:
-    return env if max_episode_steps is None or max_episode_steps < 0 else TimeLimit(env, max_episode_steps)
+    return SpatiaVectorEnv(view="discrete", **options)
 
 
 def _one_thread() -> None:

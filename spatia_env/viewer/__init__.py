@@ -1,6 +1,5 @@
-"""The playground: walk, speak, edit and fork a world in the browser (`spatia view`).
+"""The playground in the browser (`spatia view`), pages of episodes (`spatia export-html`) and `spatia demo`.
 
-`session` is the playground without a screen: one environment, a tree of moments, one generation at a time.
-`panels` and `stage` show it through viser; `guard` and `limits` decide who may talk to it. Nothing here is
-imported by the rest of the package.
+May import everything below it (`env` and further down); nothing imports it. `session` is the playground without a
+screen, `app` shows it through viser, `server` and `guard` decide who may talk to it.
 """

@@ -1,29 +1,27 @@
-"""The playground in the browser: a session, a stage, a player and panels, tied together.
+"""The playground in the browser: a session, the scene, a player, the clients' views and panels, tied together.
 
 Widgets belong to the server, so all clients see the same world and a page that is loaded again finds it as it
 was; each client has its own camera and its own preview. One thread ticks: it shows the frame that is due, moves
 progress bars and notices views that rest.
 """
 
+import contextlib
+import ctypes
+import gc
 import math
 import threading
 import time
 import traceback
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from spatia_env.errors import SpatiaError
-from spatia_env.viewer import html as markup
-from spatia_env.viewer import paths
-from spatia_env.viewer.control_panels import EditPanel, SpeakPanel, WalkPanel
+from spatia_env.viewer import html
+from spatia_env.viewer.control_panels import QUIET, EditPanel, SpeakPanel, WalkPanel
 from spatia_env.viewer.display_panels import ClipPanel, SeePanel, TimelinePanel, WorldPanel
-from spatia_env.viewer.gc import give_back
-from spatia_env.viewer.jobs import Job
-from spatia_env.viewer.pictures import WIDTH
-from spatia_env.viewer.player import Player
-from spatia_env.viewer.scene_view import Stage
+from spatia_env.viewer.jobs import Requests
+from spatia_env.viewer.player import WIDTH, Player
+from spatia_env.viewer.scene_view import SceneView
 from spatia_env.viewer.session import Session
 from spatia_env.viewer.views import View, Views, may_leave
 
@@ -49,19 +47,18 @@ class Playground:
     def __init__(self, server: Any, session: Session, budget: int = 2_000_000) -> None:
         self.server, self.session = server, session
         self.player = Player(WIDTH)
-        self.stage = Stage(server, budget)
+        self.scene = SceneView(server, budget)
         self.views = Views(session, WIDTH, self._walk_to)
-        self._asked: list[tuple[Job, int | None]] = []
-        self._fresh = threading.Event()
+        self.requests = Requests(server)
+        self._world_changed = threading.Event()
         self._queue_changed = threading.Event()
         self._stop = threading.Event()
         self._arriving = threading.Lock()
         self._shown: np.ndarray | None = None
         self._tidy_at = math.inf
         self._build()
-        session.subscribe(self._heard)
+        session.subscribe(self._on_change)
         self._show_now()
-        self._point_camera()
         server.on_client_connect(self._arrived)
         server.on_client_disconnect(self._left)
         self._ticker = threading.Thread(target=self._tick_on, name="ticker", daemon=True)
@@ -72,94 +69,55 @@ class Playground:
         self._stop.set()
         self._ticker.join(30)
         self.views.close()
-        self.stage.close()
+        self.scene.close()
         self.session.close()
         self.server.stop()
-
-    # -- for the panels --------------------------------------------------------------------------------------
-
-    def request(self, event: Any, ask: Callable[[int | None], Job]) -> Job | None:
-        """Ask for a job in the name of whoever caused an event; what is wrong with it is told to them."""
-        owner = event.client_id if event is not None else None
-        try:
-            job = ask(owner)
-        except SpatiaError as error:
-            self.tell(owner, str(error))
-            return None
-        self._asked.append((job, owner))
-        return job
-
-    def guarded(self, event: Any, act: Callable[[], Any]) -> Any:
-        """Do something at once; what is wrong with it is told to whoever caused the event."""
-        try:
-            return act()
-        except SpatiaError as error:
-            self.tell(event.client_id, str(error))
-            return None
-
-    def tell(self, owner: int | None, words: str, title: str = "That did not work") -> None:
-        """Show a line to a client, to all when there is none."""
-        clients = self.server.get_clients()
-        for client_id, client in clients.items():
-            if owner in (None, client_id):
-                client.add_notification(title, words[:400], auto_close_seconds=8.0, color="orange")
-
-    def show(self, moments: list[Any]) -> None:
-        """Play these moments side by side."""
-        self.player.show(moments)
-        self.clip.moments_changed()
 
     # -- building --------------------------------------------------------------------------------------------
 
     def _build(self) -> None:
-        gui = self.server.gui
+        gui, session, requests = self.server.gui, self.session, self.requests
         gui.configure_theme(
             dark_mode=True, show_logo=False, show_share_button=False, control_width="large", brand_color=BRAND
         )
         gui.set_panel_label("spatia")
         left = gui.add_panel()
         with left.add_tab("Clip"):
-            self.clip = ClipPanel(self)
+            self.clip = ClipPanel(gui, session, self.player)
         left.dock_left()
         left.set_width(PANEL_WIDTH)
-        tabs = gui.add_tab_group()
-        writable = not self.session.read_only
-        self.walk = self.speak = self.edit = None
+        tabs, writable = gui.add_tab_group(), not session.read_only
+        self.walk = self.edit = self.world = None
         if writable:
             with tabs.add_tab("Walk"):
-                self.walk = WalkPanel(self)
+                self.walk = WalkPanel(gui, session, requests, self.views)
             with tabs.add_tab("Speak"):
-                self.speak = SpeakPanel(self)
+                SpeakPanel(gui, session, requests)
         with tabs.add_tab("See"):
-            self.see = SeePanel(self)
+            self.see = SeePanel(gui, session, self.scene, self.views)
         if writable:
             with tabs.add_tab("Edit"):
-                self.edit = EditPanel(self)
+                self.edit = EditPanel(self.server, session, requests, self.scene)
             with tabs.add_tab("World"):
-                self.world = WorldPanel(self)
+                self.world = WorldPanel(gui, session, requests)
         gui.main_panel.dock_right()
         gui.main_panel.set_width(PANEL_WIDTH)
         below = gui.add_panel()
         with below.add_tab("Timeline"):
-            self.timeline = TimelinePanel(self)
+            self.timeline = TimelinePanel(gui, session, requests, self._play)
             gui.add_divider()
-            self.queue_view = gui.add_html(markup.jobs([], 0.0))
+            self._jobs = gui.add_html(html.jobs([], 0.0))
+            self._cancel = gui.add_button("Stop", color=QUIET, visible=False)
+            self._cancel.on_click(lambda event: session.queue.stop())
         below.dock_below(gui.main_panel)
-
-    def _point_camera(self) -> None:
-        c2w = self.session.now.state.c2w.double().numpy()
-        self.server.initial_camera.position = tuple(c2w[:3, 3].tolist())
-        self.server.initial_camera.look_at = tuple((c2w[:3, 3] + 0.05 * c2w[:3, 2]).tolist())
 
     # -- what happens ----------------------------------------------------------------------------------------
 
-    def _heard(self, what: str) -> None:
+    def _on_change(self, what: str) -> None:
         """From any thread: only noted, the ticker acts."""
-        if what == "queue":
-            self._queue_changed.set()
-        else:
-            self._fresh.set()
-            self._queue_changed.set()
+        self._queue_changed.set()
+        if what != "queue":
+            self._world_changed.set()
 
     def _arrived(self, client: Any) -> None:
         with self._arriving:  # a container of widgets is filled by one thread at a time
@@ -183,74 +141,68 @@ class Playground:
         picture = self.clip.add_preview(client)
         view = self.views.add(client, picture, walks=not self.session.read_only)
         widgets = [picture, self.see.add_camera_buttons(client, view)]
-        if self.walk is not None:
-            widgets += self.walk.add_camera_controls(client, view)
-        return widgets
+        return widgets + (self.walk.add_camera_controls(client, view) if self.walk is not None else [])
 
     def _left(self, client: Any) -> None:
         self.views.remove(client.client_id)
-        self.session.queue.drop(client.client_id)
+        self.session.queue.stop(client.client_id)
         self._tidy_at = min(self._tidy_at, time.monotonic() + TIDY_SECONDS)
 
     def _walk_to(self, view: View) -> None:
-        start, end, count = self.session.now.state.c2w, view.c2w, self.session.num_frames
-        try:
-            path = paths.to_view(start, end, count)
-            self._asked.append(
-                (self.session.walk(path, "", "to my view", view.client.client_id), view.client.client_id)
-            )
-        except SpatiaError as error:
-            self.tell(view.client.client_id, str(error))
+        self.requests.ask(view.client.client_id, lambda owner: self.session.walk_to(view.c2w, owner))
+
+    def _play(self, moments: list[Any]) -> None:
+        """Play these moments side by side."""
+        self.player.show(moments)
+        self.clip.moments_changed()
 
     def _show_now(self) -> None:
         now = self.session.now
-        self.show(self._to_play(now))  # first: it is what was waited for
+        # The clip first, it is what was waited for; after several events for one path, all of them.
+        self._play(self.session.timeline.beside(now)[-8:])
         self._show_frame(time.monotonic())
         if self.server.get_clients():
             # A browser draws all that has come together, so the picture would wait for what is heavy.
             time.sleep(HEAD_START)
-        self.stage.show(self.session.timeline)
+        self.scene.show(self.session.timeline)
         self.timeline.changed()
         self.see.changed()
-        if self.edit is not None:
+        if self.edit is not None and self.world is not None:
             self.edit.forget()
             self.world.changed()
-        self._point_camera()
+        eye, ahead = (now.state.c2w[:3, column].double().numpy() for column in (3, 2))
+        self.server.initial_camera.position = tuple(eye.tolist())
+        self.server.initial_camera.look_at = tuple((eye + 0.05 * ahead).tolist())
         self.views.refresh()
-
-    def _to_play(self, now: Any) -> list[Any]:
-        """The clip of now; after several events for one path, all of them."""
-        return self.session.timeline.beside(now)[-8:]
 
     # -- ticking ---------------------------------------------------------------------------------------------
 
     def _tick_on(self) -> None:
         while not self._stop.is_set():
             due = self.views.next_rest() - time.monotonic()
-            self._fresh.wait(TICK if due <= 0 else min(TICK, due))  # a moment that has come is shown at once
+            # A moment that has come is shown at once.
+            self._world_changed.wait(TICK if due <= 0 else min(TICK, due))
             try:
                 self._tick(time.monotonic())
             except Exception:  # noqa: BLE001 - it serves everyone and must outlive what fails once
                 traceback.print_exc()
 
     def _tick(self, now: float) -> None:
-        if self._fresh.is_set():
-            self._fresh.clear()
+        if self._world_changed.is_set():
+            self._world_changed.clear()
             self._show_now()
         pending = self.session.queue.pending()
         if pending or self._queue_changed.is_set():
             self._queue_changed.clear()
-            share = (
-                self.session.progress(pending[0], now) if pending and pending[0].phase == "running" else 0.0
-            )
-            self._set(self.queue_view, markup.jobs(pending, share))
-        for job, owner in [pair for pair in self._asked if pair[0].ended.is_set()]:
-            self._asked.remove((job, owner))
-            if job.phase == "failed":
-                self.tell(owner, job.error)
+            running = bool(pending) and pending[0].phase == "running"
+            share = self.session.progress(pending[0], now) if running else 0.0
+            html.put(self._jobs, html.jobs(pending, share))
+            if self._cancel.visible != bool(pending):
+                self._cancel.visible = bool(pending)
+        self.requests.tell_failures()
         if now >= self._tidy_at:
             self._tidy_at = math.inf
-            give_back()
+            release_memory()
         if self.server.get_clients():
             self.views.tick(now)
             self._show_frame(now)
@@ -261,7 +213,14 @@ class Playground:
             self._shown = frame
             self.clip.frame_changed(frame)
 
-    @staticmethod
-    def _set(handle: Any, content: str) -> None:
-        if handle.content != content:
-            handle.content = content
+
+def release_memory() -> None:
+    """Hand what clients left behind back to the system.
+
+    What a connection leaves holds itself in circles, 0.2 MB each, that Python does not look for soon; and glibc keeps
+    what threads freed in pools of their own. With other C libraries only the first part happens.
+    """
+    if gc.get_freeze_count():  # else it would go through all that was imported, for half a second
+        gc.collect()
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)

@@ -1,5 +1,7 @@
 """`spatia view`: open a world in the browser."""
 
+import gc
+import os
 import signal
 import threading
 import time
@@ -10,15 +12,18 @@ from typing import Any
 
 import tyro
 
-from spatia_env.errors import ActionError
-from spatia_env.viewer.gc import keep
+from spatia_env.errors import ActionError, ViewerError
+
+TOKEN_VARIABLE = "SPATIA_VIEW_TOKEN"
+DEFAULT_SCENE = "10038"
 
 
 @dataclass(frozen=True)
 class ViewConfig:
     """Walk, speak, edit and fork a world in the browser.
 
-    Without --scene, --image, --world or --case a furnished room is opened.
+    Without --scene, --image, --world or --case a furnished room is opened. The URL that is printed carries a random
+    token, which a browser must have; the environment variable SPATIA_VIEW_TOKEN or --token-file gives another.
     """
 
     scene: str | None = None
@@ -44,9 +49,9 @@ class ViewConfig:
     port: int = 8080
     """Port; 0 takes a free one. A taken port is an error"""
     bind: str = "127.0.0.1"
-    """IP address to listen on; any but loopback needs --token"""
-    token: str | None = None
-    """What the URL must carry, at least 16 characters"""
+    """IP address to listen on"""
+    token_file: Path | None = None
+    """File with the token: 16 to 256 letters, digits, '-' and '_'"""
     allow_host: tuple[str, ...] = field(default=())
     """Further names by which browsers call this machine, such as studio.local"""
     budget: int = 2_000_000
@@ -55,21 +60,22 @@ class ViewConfig:
     """Open the URL in this machine's browser"""
 
 
-DEFAULT_SCENE = "10038"
-
-
 def main(argv: list[str]) -> int:
     """Run `spatia view` until it is interrupted."""
     config = tyro.cli(ViewConfig, args=argv, prog="spatia view")
     began = time.monotonic()
     playground, url = open_playground(config)
-    keep()
+    # What was imported stays: looking through all of it takes the garbage collector half a second each time.
+    gc.collect()
+    gc.freeze()
     try:
         print(url, flush=True)
         print(f"opened in {time.monotonic() - began:.1f} s; Ctrl+C ends it", flush=True)
         if config.open_browser:
             webbrowser.open(url)
-        _wait_for_the_end()
+        ended = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: ended.set())
+        ended.wait()
     finally:
         playground.close()
     return 0
@@ -81,17 +87,17 @@ def open_playground(config: ViewConfig) -> tuple[Any, str]:
     Raises:
         SpatiaError: As the options are bad, the port is taken, or viser is missing.
     """
-    from spatia_env.viewer.saved_worlds import Library
     from spatia_env.viewer.server import open_server
-    from spatia_env.viewer.session import Session
 
     options, caption = opening(config)
-    server, url = open_server(config.bind, config.port, config.token, config.allow_host)
+    server, url = open_server(config.bind, config.port, read_token(config.token_file), config.allow_host)
     try:
         # After the port is known to be free: what follows takes seconds.
         from spatia_env.viewer.app import Playground
+        from spatia_env.viewer.files import SavedWorlds
+        from spatia_env.viewer.session import Session
 
-        session = Session(make_env(config), Library(config.worlds), config.read_only)
+        session = Session(make_env(config), SavedWorlds(config.worlds), config.read_only)
         try:
             session.open(options, caption, config.seed)
             return Playground(server, session, config.budget), url
@@ -101,6 +107,21 @@ def open_playground(config: ViewConfig) -> tuple[Any, str]:
     except BaseException:
         server.stop()
         raise
+
+
+def read_token(path: Path | None) -> str | None:
+    """The token in a file or in the environment; None when neither is given. A command line would show it to all.
+
+    Raises:
+        ViewerError: If the file cannot be read.
+    """
+    if path is None:
+        return os.environ.get(TOKEN_VARIABLE)
+    try:
+        with path.open(encoding="ascii") as file:
+            return file.read(1000).strip()
+    except (OSError, ValueError) as cause:
+        raise ViewerError(f"--token-file {path}: cannot be read ({cause}).") from cause
 
 
 def make_env(config: ViewConfig) -> Any:
@@ -141,23 +162,10 @@ def opening(config: ViewConfig) -> tuple[dict[str, Any], str]:
         from spatia_env.release.case import read_case
 
         case = read_case(config.case)
-        options = {
-            "image": case.image,
-            "prompt": case.prompt(0),
-            "intrinsics": case.intrinsics,
-            "mask": case.mask,
-            **prompt,
+        given = {"image": case.image, "intrinsics": case.intrinsics, "mask": case.mask}
+        options = {"prompt": case.prompt(0)} | {
+            key: value for key, value in given.items() if value is not None
         }
-        return {key: value for key, value in options.items() if value is not None}, config.case.name
+        return options | prompt, config.case.name
     name = config.scene or DEFAULT_SCENE
     return {"scene": int(name) if name.isdigit() else name, **prompt}, f"scene {name}"
-
-
-def _wait_for_the_end() -> None:
-    ended = threading.Event()
-    previous = signal.signal(signal.SIGTERM, lambda *_: ended.set())
-    try:
-        while not ended.wait(0.5):
-            pass
-    finally:
-        signal.signal(signal.SIGTERM, previous)

@@ -5,9 +5,8 @@ when one of its arrays is another object: an update sends the tiles that a clip 
 is sent coarsely first and finely when there is room in the budget, near ones before far ones.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from spatia_env.memory import blocks as blk
 from spatia_env.memory.point_map import SceneMemory
 
 Colouring = Literal["colour", "age", "confidence", "static / dynamic"]
-COLOURINGS: tuple[Colouring, ...] = ("colour", "age", "confidence", "static / dynamic")
+COLOURINGS: tuple[Colouring, ...] = get_args(Colouring)
 BLOCKS_PER_TILE = 4
 COARSE = 8
 """A coarse tile has about one of so many points."""
@@ -162,8 +161,7 @@ def thinned(rows: tuple[np.ndarray, ...]) -> np.ndarray:
 def coarse_rows(points: np.ndarray) -> np.ndarray:
     """Which points [n] of a block a coarse tile keeps: about one in `COARSE`, spread evenly, always the same."""
     scrambled = (points["voxel"].astype(np.uint32) * np.uint32(2654435761)) >> np.uint32(16)
-    keep = scrambled % COARSE == 0
-    return keep
+    return scrambled % COARSE == 0
 
 
 def colours(points: np.ndarray, colouring: Colouring, step: int) -> np.ndarray:
@@ -196,11 +194,3 @@ def _same(old: tuple[np.ndarray, ...], new: tuple[np.ndarray, ...]) -> bool:
 
 def _count(rows: tuple[np.ndarray, ...]) -> int:
     return sum(len(block) for block in rows)
-
-
-def bounds(blocks: Mapping[int, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest corner [3] of a map's points, metres; zeros where there are none."""
-    if not blocks:
-        return np.zeros(3), np.zeros(3)
-    positions = [block["position"] for block in blocks.values()]
-    return np.min([p.min(0) for p in positions], 0), np.max([p.max(0) for p in positions], 0)

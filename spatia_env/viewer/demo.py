@@ -7,7 +7,7 @@ and the figures.
 import json
 import statistics
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import tyro
 from tqdm import tqdm
 
 from spatia_env.io.images import contact_sheet, depth_to_rgb, mask_to_rgb, psnr, write_sheet
-from spatia_env.io.video import VideoWriter
+from spatia_env.io.video import write_video
 
 
 @dataclass(frozen=True)
@@ -70,92 +70,70 @@ def plan(events: tuple[str, ...]) -> list[Move]:
     return look + out + happen + back
 
 
-@dataclass
-class Record:
-    """What the walk showed, one entry a clip."""
+@dataclass(frozen=True)
+class Clip:
+    """What a step showed: its observation, `scene_render` (what memory rendered for it), and how long it took."""
 
-    captions: list[str] = field(default_factory=list)
-    frames: list[np.ndarray] = field(default_factory=list)
-    depth: list[np.ndarray] = field(default_factory=list)
-    known: list[np.ndarray] = field(default_factory=list)
-    poses: list[np.ndarray] = field(default_factory=list)
-    scene_render: list[np.ndarray] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-
-    def add(self, caption: str, observation: dict[str, np.ndarray], debug: dict[str, Any]) -> None:
-        """Keep one clip: its observation, and what memory rendered for it."""
-        self.captions.append(caption)
-        self.frames.append(observation["frames"])
-        self.depth.append(observation["depth"])
-        self.known.append(observation["known"])
-        self.poses.append(observation["pose"])
-        self.scene_render.append(debug["scene_render"])
+    caption: str
+    observation: dict[str, np.ndarray]
+    scene_render: np.ndarray
+    seconds: float
 
 
 def run_demo(config: DemoConfig) -> dict[str, Any]:
     """Walk, write the files, and return the summary that is also in summary.json."""
-    moves = plan(config.events)
-    env = _make(config)
+    scene = int(config.scene) if config.scene.isdigit() else config.scene
+    given = {"model": config.model, "size": config.size}
+    options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    env: Any = gym.make("spatia_env:Spatia-v0", debug=True, **options)
     config.out.mkdir(parents=True, exist_ok=True)
     try:
-        first, _ = env.reset(seed=config.seed, options={"scene": _scene(config)})
-        record = _walk(env, moves)
-        summary = _summarise(config, env, first, record)
-        env.unwrapped.world.export(config.out / "world.ply")  # type: ignore[attr-defined]
+        first, _ = env.reset(seed=config.seed, options={"scene": scene})
+        clips = walk(env, plan(config.events))
+        summary = _summarise(config, env, first, clips)
+        env.unwrapped.world.export(config.out / "world.ply")
     finally:
         env.close()
-    _write_film(config, first, record)
-    truth = simulate(_scene(config), record.poses, [move.event for move in moves], first["frames"].shape[1:3])
-    write_sheet(config.out / "contact_sheet.png", _sheet(first, record, truth))
+    film = np.concatenate([first["frames"][-1:], *(clip.observation["frames"] for clip in clips)])
+    write_video(config.out / "walk.mp4", film, config.fps, config.scale)
+    poses, events = [clip.observation["pose"] for clip in clips], [move.event for move in plan(config.events)]
+    truth = simulate(scene, poses, events, film.shape[1:3])
+    write_sheet(config.out / "contact_sheet.png", _sheet(first, clips, truth))
     text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
     (config.out / "summary.json").write_text(text, encoding="utf-8")
     return summary
 
 
-def _scene(config: DemoConfig) -> int | str:
-    return int(config.scene) if config.scene.isdigit() else config.scene
-
-
-def _make(config: DemoConfig) -> gym.Env:
-    given = {"model": config.model, "size": config.size}
-    options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    return gym.make("spatia_env:Spatia-v0", debug=True, **options)
-
-
-def _walk(env: gym.Env, moves: list[Move]) -> Record:
-    record = Record()
+def walk(env: gym.Env, moves: list[Move]) -> list[Clip]:
+    """Take the steps of a plan."""
+    clips = []
     with tqdm(moves, desc="walk", unit="clip") as progress:
         for move in progress:
             progress.set_postfix_str(move.caption)
             began = time.perf_counter()
             action = {"camera": np.array(move.camera, dtype=np.float32), "event": move.event}
             observation, _, _, _, info = env.step(action)
-            record.seconds.append(time.perf_counter() - began)
-            record.add(move.caption, observation, info["debug"])
-    return record
+            seconds = time.perf_counter() - began
+            clips.append(Clip(move.caption, observation, info["debug"]["scene_render"], seconds))
+    return clips
 
 
-def _summarise(config: DemoConfig, env: Any, first: dict[str, np.ndarray], record: Record) -> dict[str, Any]:
-    world = env.unwrapped.world
+def _summarise(
+    config: DemoConfig, env: Any, first: dict[str, np.ndarray], clips: list[Clip]
+) -> dict[str, Any]:
+    last = clips[-1].observation["frames"]
     return {
         "scene": config.scene,
         "seed": config.seed,
         "checkpoint": env.unwrapped.checkpoint_id,
-        "steps": len(record.frames),
-        "frames_per_step": len(record.frames[0]),
-        "seconds_per_step": round(statistics.median(record.seconds), 3),
-        "points": int(world.memory.num_points),
-        "revisit_psnr": round(psnr(record.frames[-1][-1], first["frames"][-1]), 2),
+        "steps": len(clips),
+        "frames_per_step": len(last),
+        "seconds_per_step": round(statistics.median(clip.seconds for clip in clips), 3),
+        "points": int(env.unwrapped.world.memory.num_points),
+        "revisit_psnr": round(psnr(last[-1], first["frames"][-1]), 2),
         "events": list(config.events),
-        "known_share": [round(float((known > 0).mean()), 3) for known in record.known],
+        "known_share": [round(float((clip.observation["known"] > 0).mean()), 3) for clip in clips],
     }
-
-
-def _write_film(config: DemoConfig, first: dict[str, np.ndarray], record: Record) -> None:
-    with VideoWriter(config.out / "walk.mp4", config.fps, config.scale) as writer:
-        writer.append(first["frames"][-1:])
-        for frames in record.frames:
-            writer.append(frames)
 
 
 def simulate(
@@ -181,21 +159,21 @@ def simulate(
     return clips
 
 
-def _sheet(first: dict[str, np.ndarray], record: Record, truth: list[np.ndarray]) -> Any:
+def _sheet(first: dict[str, np.ndarray], clips: list[Clip], truth: list[np.ndarray]) -> Any:
     """Rows of the last frame of each clip, the first picture before them."""
-    start, far = first["frames"][-1:], float(np.percentile(np.stack(record.depth), 98)) or 1.0
 
-    def row(clips: list[np.ndarray], before: np.ndarray) -> np.ndarray:
-        return np.concatenate([before, np.stack([clip[-1] for clip in clips])])
+    def row(name: str) -> np.ndarray:
+        return np.stack([observation[name][-1] for observation in (first, *(c.observation for c in clips))])
 
+    start, depth = first["frames"][-1], row("depth")
     rows = [
-        ("generated", row(record.frames, start)),
-        ("depth", depth_to_rgb(row(record.depth, first["depth"][-1:]), far)),
-        ("known", mask_to_rgb(row(record.known, first["known"][-1:]))),
-        ("memory", row(record.scene_render, start)),
-        ("simulator", row(truth, start)),
+        ("generated", row("frames")),
+        ("depth", depth_to_rgb(depth, float(np.percentile(depth[1:], 98)) or 1.0)),
+        ("known", mask_to_rgb(row("known"))),
+        ("memory", np.stack([start, *(clip.scene_render[-1] for clip in clips)])),
+        ("simulator", np.stack([start, *(frames[-1] for frames in truth)])),
     ]
-    return contact_sheet(rows, ["start", *record.captions])
+    return contact_sheet(rows, ["start", *(clip.caption for clip in clips)])
 
 
 def main(argv: list[str]) -> int:

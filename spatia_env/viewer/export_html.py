@@ -1,12 +1,11 @@
 """`spatia export-html`: an episode as one page that opens from disk, without a server and without a network.
 
-The page holds the film, the point cloud, the walked path and the events, and nothing that it would have to
-fetch; its policy forbids it to. Texts are handed over as JSON and shown as text.
+The page holds the film, the point cloud, the walked path and the events, and fetches nothing; its content security
+policy forbids it to. Texts are handed over as JSON and shown as text.
 """
 
 import base64
 import json
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import tyro
 
 from spatia_env.errors import ActionError, WorldFormatError
+from spatia_env.geometry import unproject
 from spatia_env.io.atomic import write_text
 from spatia_env.io.video import read_video, write_video
+from spatia_env.viewer.files import written_bytes
 
 MAX_POINTS = 250_000
 """Points of a page; larger clouds are thinned evenly."""
@@ -30,7 +32,7 @@ TEMPLATE = Path(__file__).parent / "episode.html"
 
 
 @dataclass(frozen=True)
-class Happening:
+class PlacedEvent:
     """An event: the `frame` of the film at which it was asked for, its `text`, and its place [3] in metres."""
 
     frame: int
@@ -58,7 +60,7 @@ class Episode:
     K: np.ndarray
     points: np.ndarray
     colours: np.ndarray
-    events: tuple[Happening, ...] = ()
+    events: tuple[PlacedEvent, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -125,16 +127,14 @@ def _of_world(path: Path) -> Episode:
     from spatia_env.world.world import World
 
     state = World.load(path).state
-    rows = state.memory.points()
     poses = np.stack([keyframe.c2w.numpy() for keyframe in state.keyframes])
-    steps = np.array([keyframe.step for keyframe in state.keyframes])
+    frames = np.stack([keyframe.frame.numpy() for keyframe in state.keyframes])
+    steps = [keyframe.step for keyframe in state.keyframes]
     events = []
     for row in state.ledger:
         frame = min(int(np.searchsorted(steps, row.step)), len(steps) - 1)
-        events.append(Happening(frame, row.text, _ahead_of(poses[frame])))
-    frames = np.stack([keyframe.frame.numpy() for keyframe in state.keyframes])
-    title = state.prompt or path.stem
-    return Episode(title, frames, poses, state.K.numpy(), rows["position"], rows["colour"], tuple(events))
+        events.append(PlacedEvent(frame, row.text, _ahead_of(poses[frame])))
+    return _episode(state.prompt or path.stem, state, frames, poses, events)
 
 
 def _of_recording(path: Path) -> Episode:
@@ -159,7 +159,7 @@ def _of_recording(path: Path) -> Episode:
     points, colours = cloud_of_frames(frames, depth, pose, K)
     per_step = (len(frames) - 1) // max(len(actions), 1)
     events = [
-        Happening(1 + index * per_step, str(action["event"]), _ahead_of(pose[1 + index * per_step]))
+        PlacedEvent(1 + index * per_step, str(action["event"]), _ahead_of(pose[1 + index * per_step]))
         for index, action in enumerate(actions)
         if isinstance(action, dict) and action.get("event")
     ]
@@ -169,22 +169,24 @@ def _of_recording(path: Path) -> Episode:
 def page_of_session(session: Any, fps: float = 8) -> str:
     """The page of the branch that a playground's session is in."""
     line = session.timeline.branch()
-    frames: list[np.ndarray] = []
-    poses, events = [], []
-    for moment in line:
-        clip = moment.clip if moment.kind == "clip" else moment.clip.last()
-        if moment.event and moment.place is not None:
-            events.append(Happening(sum(len(part) for part in frames), moment.event, moment.place))
-        frames.append(clip.frames)
-        poses.append(clip.pose)
-    state = line[-1].state
+    clips = [moment.clip if moment.kind == "clip" else moment.clip.last() for moment in line]
+    begins = np.cumsum([0, *(len(clip.frames) for clip in clips)]).tolist()
+    events = [
+        PlacedEvent(begin, moment.event, moment.place)
+        for begin, moment in zip(begins, line, strict=False)
+        if moment.event and moment.place is not None
+    ]
+    frames, poses = (np.concatenate([getattr(clip, name) for clip in clips]) for name in ("frames", "pose"))
+    title = line[-1].state.prompt or line[0].caption
+    return render(_episode(title, line[-1].state, frames, poses, events), fps)
+
+
+def _episode(
+    title: str, state: Any, frames: np.ndarray, poses: np.ndarray, events: list[PlacedEvent]
+) -> Episode:
+    """An episode whose cloud is the map of a world's state."""
     rows = state.memory.points()
-    title = state.prompt or line[0].caption
-    episode = Episode(
-        title, np.concatenate(frames), np.concatenate(poses), state.K.numpy(), rows["position"], rows["colour"],
-        tuple(events),
-    )  # fmt: skip
-    return render(episode, fps)
+    return Episode(title, frames, poses, state.K.numpy(), rows["position"], rows["colour"], tuple(events))
 
 
 def cloud_of_frames(
@@ -194,24 +196,18 @@ def cloud_of_frames(
 
     Args:
         frames: u8.
-        depth: z-depth [N, H, W], 0 = none.
+        depth: z-depth [N, H, W] in metres, 0 = none.
         pose: c2w [N, 4, 4].
         K: Intrinsics [3, 3] in pixels.
-        every: Use every so-manieth frame, the first and the last among them.
+        every: Only every so-many-th frame is used, and the last.
     """
-    height, width = depth.shape[1:]
-    v, u = np.meshgrid(np.arange(height) + 0.5, np.arange(width) + 0.5, indexing="ij")
-    rays = np.stack([(u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1], np.ones_like(u)], axis=-1)
-    points, colours = [np.zeros((0, 3))], [np.zeros((0, 3), np.uint8)]
-    for index in sorted({*range(0, len(frames), every), len(frames) - 1}):
-        seen = depth[index] > 0
-        camera = rays[seen] * depth[index][seen][:, None]
-        points.append(camera @ pose[index][:3, :3].T + pose[index][:3, 3])
-        colours.append(frames[index][seen])
-    position, colour = np.concatenate(points), np.concatenate(colours)
+    used = np.unique([*range(0, len(frames), every), len(frames) - 1])
+    seen = depth[used] > 0
+    tensors = (torch.from_numpy(np.asarray(array, np.float32)) for array in (depth[used], K, pose[used]))
+    position = unproject(*tensors).numpy()[seen]
     _, first = np.unique(np.floor(position / CELL).astype(np.int64), axis=0, return_index=True)
     first.sort()
-    return position[first].astype(np.float32), colour[first]
+    return position[first], frames[used][seen][first]
 
 
 def render(episode: Episode, fps: float = 8, scale: int = 3) -> str:
@@ -222,8 +218,7 @@ def render(episode: Episode, fps: float = 8, scale: int = 3) -> str:
     """
     if not len(episode.frames):
         raise ActionError("export-html: the episode has no frames.")
-    with tempfile.TemporaryDirectory(prefix="spatia-") as folder:
-        film = write_video(Path(folder) / "film.mp4", episode.frames, fps, scale).read_bytes()
+    film = written_bytes("film.mp4", lambda path: write_video(path, episode.frames, fps, scale))
     return fill(TEMPLATE.read_text(encoding="utf-8"), _content(episode, fps), film)
 
 

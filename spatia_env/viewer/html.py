@@ -1,18 +1,25 @@
-"""Pieces of HTML for the panels; everything that came from a user is escaped here and nowhere else.
+"""HTML of the panels; everything that came from a user is escaped here and nowhere else.
 
 A colour, a number or a fixed word is the program's own; prompts, events, captions and names are text.
 """
 
 import html
 from collections.abc import Sequence
+from typing import Any
 
-from spatia_env.viewer.history import Timeline
 from spatia_env.viewer.jobs import Job
+from spatia_env.viewer.timeline import Moment, Timeline
 
 MUTED, LINE, ACCENT, VIOLET, TEXT = "#8a8f98", "#3a3f4a", "#ff8a4c", "#a06bff", "#e6e6e2"
 _BOX = "margin:0 .6em;font-family:ui-sans-serif,system-ui,sans-serif;color:" + TEXT
 SPACING = 26
 """Pixels between moments in the drawing of the timeline."""
+
+
+def put(handle: Any, content: str) -> None:
+    """Show a piece of HTML in a widget of viser, unless it does already."""
+    if handle.content != content:
+        handle.content = content
 
 
 def text(words: str) -> str:
@@ -38,64 +45,52 @@ def note(words: str, colour: str = MUTED) -> str:
 
 
 def jobs(pending: Sequence[Job], progress: float) -> str:
-    """The queue: what runs with its bar, then what waits; a line when there is nothing."""
+    """The queue: what runs with its bar (`progress` in [0, 1]), then what waits; a line when there is nothing."""
     if not pending:
         return note("Nothing is being generated.")
     rows = []
     for place, job in enumerate(pending):
         running = job.phase == "running"
-        share = f"{100 * progress:.0f} %" if running else f"waits ({place})"
+        state = "stops" if job.stopping else f"{100 * progress:.0f} %" if running else f"waits ({place})"
         bar = (
             f'<div style="height:3px;background:{LINE};border-radius:2px;margin-top:3px"><div style="height:3px;'
             f'width:{100 * progress:.0f}%;background:{ACCENT};border-radius:2px"></div></div>'
         )
         rows.append(
             f'<div style="margin-bottom:.4em;font-size:.85em"><span>{text(job.label[:90])}</span>'
-            f'<span style="float:right;color:{MUTED}">{share}</span>{bar if running else ""}</div>'
+            f'<span style="float:right;color:{MUTED}">{state}</span>{bar if running else ""}</div>'
         )
     return f'<div style="{_BOX}">{"".join(rows)}</div>'
 
 
-def tree(timeline: Timeline, width: int = 364, chosen: Sequence[int] = ()) -> str:
-    """The timeline as a drawing: a row for each branch, now filled, events ringed."""
+def tree(timeline: Timeline, width: int = 364) -> str:
+    """The timeline as an SVG: a row for each branch, now filled, events ringed."""
     lanes = timeline.lanes()
     depth: dict[int, int] = {}
     for moment in timeline:
         depth[moment.id] = 0 if moment.parent is None else depth[moment.parent] + 1
-    step = min(SPACING, (width - 30) / max(1, max(depth.values())))
+    step = min(SPACING, (width - 30) / max(1, *depth.values()))
     spot = {m.id: (14 + depth[m.id] * step, 14 + lanes[m.id] * SPACING) for m in timeline}
-    height = 28 + SPACING * max(lanes.values())
-    line = {moment.id for moment in timeline.branch()}
-    parts: list[str] = []
+    branch = {moment.id for moment in timeline.branch()}
+    lines = []
     for moment in timeline:
-        x, y = spot[moment.id]
         if moment.parent is not None:
-            px, py = spot[moment.parent]
-            colour = ACCENT if moment.id in line else LINE
+            (x, y), (px, py) = spot[moment.id], spot[moment.parent]
             bend = f"M{px:.1f},{py:.1f} C{px + step * 0.6:.1f},{py:.1f} {px + step * 0.2:.1f},{y:.1f} {x:.1f},{y:.1f}"
-            parts.insert(0, f'<path d="{bend}" fill="none" stroke="{colour}" stroke-width="2"/>')
-    for moment in timeline:
-        parts.append(_dot(*spot[moment.id], moment.id == timeline.now_id, moment, moment.id in chosen))
-    drawing = "".join(parts)
+            colour = ACCENT if moment.id in branch else LINE
+            lines.append(f'<path d="{bend}" fill="none" stroke="{colour}" stroke-width="2"/>')
+    dots = [_dot(moment, *spot[moment.id], moment.id == timeline.now_id) for moment in timeline]
     return (
-        f'<div style="{_BOX};max-height:180px;overflow:auto"><svg width="{width}" height="{height}" '
-        f'role="img" aria-label="timeline">{drawing}</svg></div>'
+        f'<div style="{_BOX};max-height:180px;overflow:auto"><svg width="{width}" '
+        f'height="{28 + SPACING * max(lanes.values())}" role="img" aria-label="timeline">'
+        f"{''.join(lines[::-1] + dots)}</svg></div>"
     )
 
 
-def _dot(x: float, y: float, is_now: bool, moment: object, is_chosen: bool) -> str:
-    kind, event = getattr(moment, "kind", ""), getattr(moment, "event", "")
-    fill = ACCENT if is_now else VIOLET if kind == "edit" else "#cfd3da"
-    ring = (
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="8" fill="none" stroke="{ACCENT}" stroke-width="1.5"/>'
-        if event
-        else ""
-    )
-    mark = (
-        f'<rect x="{x - 9:.1f}" y="{y - 9:.1f}" width="18" height="18" rx="4" fill="none" stroke="{TEXT}"/>'
-    )
-    words = text(getattr(moment, "title", ""))
+def _dot(moment: Moment, x: float, y: float, is_now: bool) -> str:
+    fill = ACCENT if is_now else VIOLET if moment.kind == "edit" else "#cfd3da"
+    ring = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="8" fill="none" stroke="{ACCENT}" stroke-width="1.5"/>'
     return (
-        f'<g>{ring}{mark if is_chosen else ""}<circle cx="{x:.1f}" cy="{y:.1f}" r="{6 if is_now else 4.5}" '
-        f'fill="{fill}"/><title>{words}</title></g>'
+        f'<g>{ring if moment.event else ""}<circle cx="{x:.1f}" cy="{y:.1f}" r="{6 if is_now else 4.5}" '
+        f'fill="{fill}"/><title>{text(moment.title)}</title></g>'
     )

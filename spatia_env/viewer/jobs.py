@@ -1,7 +1,7 @@
-"""One thing at a time: a worker, and a queue that everyone can see.
+"""One thing at a time: a queue with one worker thread, and the requests of clients that go into it.
 
-A generation takes a second or more and uses all threads, so requests wait in order. Each belongs to whoever
-asked; when they leave, what they have waiting is dropped, and what is running ends by itself.
+A generation takes a second or more and uses all threads, so jobs wait in order. Each belongs to a client; when the
+client leaves or stops it, it ends after its present step, or never begins.
 """
 
 import queue
@@ -10,7 +10,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from spatia_env.errors import SpatiaError, ViewerError
 
@@ -18,23 +18,25 @@ MAX_WAITING = 6
 Phase = Literal["waiting", "running", "done", "failed", "dropped"]
 
 
-@dataclass
+@dataclass(eq=False)
 class Job:
-    """A request: what is asked, by whom, and how far it is.
+    """What was asked for, by whom, and how far it is.
 
     Attributes:
         label: In words.
-        owner: Who asked: a client's number, or None for the program itself.
-        work: Does it, given the job to report progress to.
-        progress: 0 to 1.
+        owner: The id of the client that asked; None for the program itself.
+        work: Does it, given this job; it counts its `steps` and ends early when `stopping` is set.
+        steps: How many are done, and how many there are.
         error: What to tell the user when it failed.
+        began: Monotonic seconds.
     """
 
     label: str
     owner: int | None
     work: Callable[["Job"], None] = field(repr=False)
     phase: Phase = "waiting"
-    progress: float = 0.0
+    steps: tuple[int, int] = (0, 1)
+    stopping: bool = False
     error: str = ""
     began: float = 0.0
     ended: threading.Event = field(default_factory=threading.Event, repr=False)
@@ -84,29 +86,32 @@ class JobQueue:
     def pending(self) -> list[Job]:
         """Jobs that run or wait, in order."""
         with self._lock:
-            return [job for job in self._jobs if job.phase in ("waiting", "running")]
+            return list(self._jobs)
 
-    def drop(self, owner: int) -> int:
-        """Forget what this owner has waiting; how many that were."""
+    def stop(self, owner: int | None = None, label: str | None = None) -> int:
+        """Drop what waits, and end what runs after its present step; how many jobs that are.
+
+        Args:
+            owner: Only what this client asked for; None for everyone's.
+            label: Only jobs of this label.
+        """
         with self._lock:
-            mine = [job for job in self._jobs if job.owner == owner and job.phase == "waiting"]
-            for job in mine:
-                self._end(job, "dropped")
-        if mine:
+            chosen = [
+                job
+                for job in self._jobs
+                if owner in (None, job.owner) and label in (None, job.label) and not job.stopping
+            ]
+            for job in chosen:
+                job.stopping = True
+                if job.phase == "waiting":
+                    self._end(job, "dropped")
+        if chosen:
             self._changed()
-        return len(mine)
-
-    def report(self, job: Job, progress: float) -> None:
-        """Note how far a job is."""
-        job.progress = min(max(progress, 0.0), 1.0)
-        self._changed()
+        return len(chosen)
 
     def close(self, timeout: float = 30.0) -> None:
         """Drop what waits, and wait for what runs."""
-        with self._lock:
-            for job in self._jobs:
-                if job.phase == "waiting":
-                    self._end(job, "dropped")
+        self.stop()
         self._inbox.put(None)
         self._thread.join(timeout)
 
@@ -133,3 +138,45 @@ class JobQueue:
         job.phase = phase
         self._jobs.remove(job)
         job.ended.set()
+
+
+class Requests:
+    """What clients ask for; what goes wrong with it is told to the one who asked.
+
+    Args:
+        server: The viser server.
+    """
+
+    def __init__(self, server: Any) -> None:
+        self._server = server
+        self._open: list[Job] = []
+
+    def ask(self, owner: int | None, submit: Callable[[int | None], Job]) -> Job | None:
+        """Submit a job in the name of a client; None when it was refused."""
+        job = self.attempt(owner, lambda: submit(owner))
+        if job is not None:
+            self._open.append(job)
+        return job
+
+    def attempt(self, owner: int | None, act: Callable[[], Any]) -> Any:
+        """Do something at once; None when it was refused."""
+        try:
+            return act()
+        except SpatiaError as error:
+            self.tell(owner, str(error))
+            return None
+
+    def tell(self, owner: int | None, words: str) -> None:
+        """Show what did not work to a client, or to all."""
+        for client_id, client in self._server.get_clients().items():
+            if owner in (None, client_id):
+                client.add_notification(
+                    "That did not work", words[:400], auto_close_seconds=8.0, color="orange"
+                )
+
+    def tell_failures(self) -> None:
+        """Tell of jobs that have failed since the last call."""
+        for job in [job for job in self._open if job.ended.is_set()]:
+            self._open.remove(job)
+            if job.phase == "failed":
+                self.tell(job.owner, job.error)

@@ -1,9 +1,8 @@
-"""Things in the map: picking one by a ray, and clouds of things to put in.
+"""Objects of the map: picking one by a ray, and simple shapes to put in.
 
 A ray from the browser becomes a camera that looks along it, so picking is `regions.Click`, as on a picture.
 """
 
-import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,13 +19,12 @@ from spatia_env.memory.regions import Click
 PICK_SIZE, PICK_FOV = (129, 129), 40.0
 BESIDE_DEGREES = (0.25, 0.5, 1.0)
 """Degrees beside a click at which the map is looked for where the click itself meets nothing."""
-MAX_OBJ_BYTES, MAX_OBJ_LINES = 16 * 2**20, 500_000
 SHAPES = ("ball", "box", "cone")
 
 
 @dataclass(frozen=True)
 class Picked:
-    """A thing: the `region` that chooses it, its points' `position` and `colour` u8 [n, 3], where it was `hit` [3]."""
+    """An object: the `region` that chooses it, its points' `position` and `colour` [n, 3], where it was `hit` [3]."""
 
     region: Click
     position: np.ndarray
@@ -45,7 +43,7 @@ class Picked:
 
 
 def pick(memory: SceneMemory, origin: Any, direction: Any, tolerance: float = 0.08) -> Picked:
-    """The connected thing that a ray meets, or nearly: between points that are drawn side by side may be gaps.
+    """The connected object that a ray meets, or nearly: between points that are drawn side by side may be gaps.
 
     Args:
         memory: The map.
@@ -66,7 +64,7 @@ def pick(memory: SceneMemory, origin: Any, direction: Any, tolerance: float = 0.
     if np.linalg.norm(towards) < 1e-6:
         towards = np.asarray(direction, np.float64)
     towards = towards / np.linalg.norm(towards)
-    # Not farther than a metre in front, so that the thing fills the camera's picture.
+    # Not farther than a metre in front, so that the object fills the camera's picture.
     eye = start + max(0.0, hit.distance - 1.0) * towards
     up = None if abs(towards[2]) < 0.99 else torch.tensor([0.0, 1.0, 0.0])
     c2w = look_at(torch.from_numpy(eye).float(), torch.from_numpy(eye + towards).float(), up)
@@ -105,64 +103,29 @@ def shape(name: str, size: float, rgb: tuple[int, int, int], spacing: float = 0.
     """
     if name not in SHAPES or not 0.05 <= size <= 3:
         raise EditError(f"insert: use one of {', '.join(SHAPES)}, of 0.05 to 3 metres.")
-    vertices, faces = _box() if name == "box" else _turned(_profile(name))
+    vertices, faces = _revolved(_profile(name), steps=4 if name == "box" else 32)
     light = 0.65 + 0.35 * vertices[:, 2:3]
     colours = np.clip(np.array(rgb, np.float64) * light, 0, 255).astype(np.uint8)
     return PointCloud.of_mesh(vertices * size, faces, colours, spacing)
-
-
-def read_obj(content: bytes, spacing: float = 0.01) -> PointCloud:
-    """Points on the mesh of a Wavefront OBJ: `v x y z [r g b]` and `f` lines; all else is passed over.
-
-    Raises:
-        EditError: If it is too long, or its lines are not numbers and faces of its vertices.
-    """
-    if len(content) > MAX_OBJ_BYTES:
-        raise EditError(f"the mesh is larger than {MAX_OBJ_BYTES >> 20} MB.")
-    lines = content.decode("utf-8", errors="replace").splitlines()
-    if len(lines) > MAX_OBJ_LINES:
-        raise EditError(f"the mesh has more than {MAX_OBJ_LINES} lines.")
-    vertices, colours, faces = [], [], []
-    for number, line in enumerate(lines, start=1):
-        words = line.split()
-        try:
-            if words[:1] == ["v"]:
-                values = [float(word) for word in words[1:]]
-                vertices.append(values[:3])
-                colours.append(
-                    [255 * value for value in values[3:6]] if len(values) >= 6 else [180, 180, 180]
-                )
-            elif words[:1] == ["f"]:
-                corners = [int(word.split("/")[0]) for word in words[1:]]
-                corners = [corner - 1 if corner > 0 else len(vertices) + corner for corner in corners]
-                faces += [[corners[0], b, c] for b, c in itertools.pairwise(corners[1:])]
-        except (ValueError, IndexError) as cause:
-            raise EditError(f"mesh, line {number}: not a vertex or a face.") from cause
-    if not faces or any(len(vertex) != 3 for vertex in vertices):
-        raise EditError("the mesh has no faces, or vertices without three numbers.")
-    rgb = np.clip(np.nan_to_num(np.array(colours)), 0, 255).astype(np.uint8)
-    return PointCloud.of_mesh(np.array(vertices), np.array(faces, dtype=np.int64), rgb, spacing)
-
-
-def _box() -> tuple[np.ndarray, np.ndarray]:
-    corners = np.array([[x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (0.0, 1.0)])
-    sides = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)]
-    return corners, np.array([face for a, b, c, d in sides for face in ((a, b, c), (a, c, d))])
 
 
 def _profile(name: str) -> np.ndarray:
     """Radius and height [n, 2] from the bottom to the top of a solid of revolution of height 1."""
     if name == "cone":
         return np.array([[0.0, 0.0], [0.5, 0.0], [0.0, 1.0]])
+    if name == "box":  # turned in four steps, the radius reaches its corners
+        corner = 0.5**0.5
+        return np.array([[0.0, 0.0], [corner, 0.0], [corner, 1.0], [0.0, 1.0]])
     angle = np.linspace(0, np.pi, 17)
     return np.stack([0.5 * np.sin(angle), 0.5 - 0.5 * np.cos(angle)], axis=-1)
 
 
-def _turned(profile: np.ndarray, around: int = 32) -> tuple[np.ndarray, np.ndarray]:
-    angle = np.arange(around) * (2 * np.pi / around)
-    radius, height = profile[:, :1], np.repeat(profile[:, 1:], around, axis=1)
+def _revolved(profile: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices [n, 3] and triangles [m, 3] of a profile turned about the vertical axis in some steps."""
+    angle = (np.arange(steps) + 0.5) * (2 * np.pi / steps)
+    radius, height = profile[:, :1], np.repeat(profile[:, 1:], steps, axis=1)
     vertices = np.stack([radius * np.cos(angle), radius * np.sin(angle), height], axis=-1).reshape(-1, 3)
-    ring, at = np.meshgrid(np.arange(len(profile) - 1), np.arange(around), indexing="ij")
-    a, b = ring * around + at, ring * around + (at + 1) % around
-    quads = np.stack([a, b, b + around, a + around], axis=-1).reshape(-1, 4)
+    ring, at = np.meshgrid(np.arange(len(profile) - 1), np.arange(steps), indexing="ij")
+    a, b = ring * steps + at, ring * steps + (at + 1) % steps
+    quads = np.stack([a, b, b + steps, a + steps], axis=-1).reshape(-1, 4)
     return vertices, np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])

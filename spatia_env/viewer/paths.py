@@ -1,4 +1,4 @@
-"""Where to walk: from buttons, presets, numbers and views to clips of camera poses.
+"""Camera paths from buttons, presets, numbers and views.
 
 A path is a list of clips [T, 4, 4] of `c2w`, each relative to the pose before it, as `SpatiaPath-v0` takes them.
 """
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spatia_env.actions import MAX_ROTATION, MAX_TRANSLATION, MOVES, preset
+from spatia_env.actions import MAX_ROTATION, MAX_TRANSLATION, MOVES, PRESETS, preset
 from spatia_env.errors import ActionError
 from spatia_env.geometry import interpolate_path, invert_se3, path_from_twist, pose_error
 
@@ -20,8 +20,9 @@ METRES_RANGE, DEGREES_RANGE = 2.0, 180.0
 
 Path = list[np.ndarray]
 
-BUTTONS: tuple[tuple[str, str], ...] = tuple((name, name) for name, _ in MOVES[1:])
-"""Names of the moves that have buttons."""
+STAND = "stand still"
+NAMES: tuple[str, ...] = (STAND, *(name for name, _ in MOVES[1:]), *PRESETS)
+"""Paths that have a name: standing still, the moves of one clip, and the presets of several."""
 
 
 def from_twists(twists: np.ndarray, num_frames: int) -> Path:
@@ -31,23 +32,19 @@ def from_twists(twists: np.ndarray, num_frames: int) -> Path:
     return [path_from_twist(start, twist, num_frames).numpy() for twist in moves]
 
 
-def from_move(name: str, num_frames: int, size: float = 1.0) -> Path:
-    """The clip of a named move, such as "forward", `size` times the limits of an action.
+def from_name(name: str, num_frames: int, distance: float = 1.0) -> Path:
+    """The clips of a path of `NAMES`; a move is as large as an action may be, a preset as `distance` says.
 
     Raises:
-        ActionError: If there is no such move.
+        ActionError: If there is no such path, or its distance is not one of `actions.preset`.
     """
-    moves = dict(MOVES)
-    if name not in moves:
-        raise ActionError(f"move {name!r:.40}: use one of {', '.join(moves)}.")
-    return from_twists(_with_units(np.array(moves[name], np.float64) * size), num_frames)
-
-
-def from_preset(name: str, num_frames: int, distance: float = 1.0) -> Path:
-    """The clips of a named path, such as "orbit_left"; see `actions.preset`."""
-    cameras = preset(name, distance)
+    moves = dict(MOVES[1:]) | {STAND: MOVES[0][1]}
+    if name not in (*moves, *PRESETS):
+        raise ActionError(f"path {name!r:.40}: use one of {', '.join(NAMES)}.")
+    cameras = preset(name, distance) if name in PRESETS else np.array([moves[name]])
     _check_count(len(cameras))
-    return from_twists(_with_units(cameras.astype(np.float64)), num_frames)
+    limits = np.array([MAX_TRANSLATION] * 3 + [math.radians(MAX_ROTATION)] * 3)
+    return from_twists(cameras.astype(np.float64) * limits, num_frames)
 
 
 def from_text(text: str, num_frames: int) -> Path:
@@ -92,18 +89,6 @@ def to_view(start_c2w: Tensor, end_c2w: Tensor, num_frames: int) -> Path:
         (invert_se3(before) @ absolute[1 + i * num_frames : 1 + (i + 1) * num_frames]).float().numpy()
         for i, before in enumerate(befores)
     ]
-
-
-def end_of(path: Path, start_c2w: Tensor) -> Tensor:
-    """The pose [4, 4] at which a path ends."""
-    pose = start_c2w.double()
-    for clip in path:
-        pose = pose @ torch.from_numpy(clip[-1]).double()
-    return pose.float()
-
-
-def _with_units(cameras: np.ndarray) -> np.ndarray:
-    return cameras * np.array([MAX_TRANSLATION] * 3 + [math.radians(MAX_ROTATION)] * 3)
 
 
 def _check_count(count: int) -> None:

@@ -5,30 +5,30 @@ is free: states are immutable, so previews, films and clouds are made from whate
 """
 
 import dataclasses
-import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from spatia_env.actions import MAX_EVENT_LENGTH, normalise_text
 from spatia_env.errors import ViewerError
 from spatia_env.geometry import unproject
-from spatia_env.io.video import VideoWriter
-from spatia_env.viewer.history import Clip, Moment, Timeline
+from spatia_env.io.frames import to_uint8
+from spatia_env.io.validation import MAX_EVENT_LENGTH, normalise_text
+from spatia_env.io.video import write_video
+from spatia_env.viewer.files import SavedWorlds, written_bytes
 from spatia_env.viewer.jobs import Job, JobQueue
-from spatia_env.viewer.paths import Path as CameraPath
-from spatia_env.viewer.saved_worlds import Library
-from spatia_env.world.observation import to_bytes
+from spatia_env.viewer.paths import Path, to_view
+from spatia_env.viewer.timeline import Clip, Moment, Timeline
 
 MAX_VARIANTS = 8
+TO_VIEW = "to my view"
+"""Label of walks to where a browser's camera looks."""
 AHEAD = 1.5
 """Metres ahead of the camera where an event is marked that nothing was seen to move in."""
 Listener = Callable[[str], None]
-"""Told "queue" (a job came, moved on or ended), "moment" (now is another) or "world" (another world)."""
+"""Told "queue" (a job came, moved on or ended), "moment" (now is another), "world" (another world) or "saved"."""
 
 
 class Session:
@@ -36,18 +36,16 @@ class Session:
 
     Args:
         env: A `SpatiaEnv` with `action="path"`, `debug=True` and `timings=True`; the session closes it.
-        library: Where worlds are saved.
+        saved: Where worlds are saved.
         read_only: Refuse whatever would change the world or write a file.
     """
 
-    def __init__(self, env: Any, library: Library, read_only: bool = False) -> None:
-        self.env, self.library, self.read_only = env, library, read_only
+    def __init__(self, env: Any, saved: SavedWorlds, read_only: bool = False) -> None:
+        self.env, self.saved, self.read_only = env, saved, read_only
         self.timeline = Timeline()
         self.num_frames: int = env.shape.num_frames
-        self.expected_seconds = 2.0
-        self.last_error = ""
+        self._step_seconds = 2.0
         self._listeners: list[Listener] = []
-        self._done: dict[int, tuple[int, int]] = {}  # id(job) -> clips done, clips asked for
         self.queue = JobQueue(lambda: self._tell("queue"))
 
     def subscribe(self, listener: Listener) -> None:
@@ -63,7 +61,7 @@ class Session:
         observation, info = self.env.reset(seed=seed, options=options)
         timeline = Timeline()
         numbers = {"points": float(info["memory"]["points"])}
-        timeline.add("start", caption, "", self.env.snapshot(), _standing_clip(observation), numbers=numbers)
+        timeline.add("start", caption, "", self.env.snapshot(), _first_clip(observation), numbers=numbers)
         self.timeline = timeline
         self._tell("world")
 
@@ -83,7 +81,7 @@ class Session:
         """What memory shows from a pose [4, 4]: u8 [H, W, 3], and the share of it that is known."""
         state = self.now.state
         view = state.memory.render(c2w[None].float(), state.K, *state.size)
-        return to_bytes(view.rgb)[0], float(view.known.float().mean())
+        return to_uint8(view.rgb)[0].numpy(), float(view.known.float().mean())
 
     def film(self, moment_id: int | None = None) -> np.ndarray:
         """All frames u8 [N, H, W, 3] from the start to a moment; edits show the picture before them once more."""
@@ -92,64 +90,62 @@ class Session:
             [moment.clip.frames if moment.kind == "clip" else moment.clip.frames[-1:] for moment in line]
         )
 
-    def film_bytes(self, moment_id: int | None = None, fps: float = 8, scale: int = 3) -> bytes:
+    def film_bytes(self, fps: float = 8, scale: int = 3) -> bytes:
         """`film` as an mp4."""
-        with tempfile.TemporaryDirectory(prefix="spatia-") as folder:
-            path = Path(folder) / "walk.mp4"
-            with VideoWriter(path, fps, scale) as writer:
-                writer.append(self.film(moment_id))
-            return path.read_bytes()
+        return written_bytes("walk.mp4", lambda path: write_video(path, self.film(), fps, scale))
 
     def cloud_bytes(self) -> bytes:
         """The map of now as a PLY."""
         from spatia_env.io.ply import write_ply
 
-        with tempfile.TemporaryDirectory(prefix="spatia-") as folder:
-            path = Path(folder) / "world.ply"
-            write_ply(path, self.now.state.memory.to_cloud())
-            return path.read_bytes()
+        cloud = self.now.state.memory.to_cloud()
+        return written_bytes("world.ply", lambda path: write_ply(path, cloud))
 
     def progress(self, job: Job, now: float) -> float:
-        """How far a running job is, 0 to 1: clips done, and a guess from the time of the last."""
-        done, count = self._done.get(id(job), (0, 1))
-        part = min(0.95, (now - job.began) / max(self.expected_seconds, 0.05) - done)
+        """How far a running job is, in [0, 1]: steps done, and a guess from the time of the last ones."""
+        done, count = job.steps
+        part = min(0.95, (now - job.began) / max(self._step_seconds, 0.05) - done)
         return min(1.0, (done + max(part, 0.0)) / count)
 
     # -- requests: each returns at once ------------------------------------------------------------------
 
-    def walk(self, path: CameraPath, event: str, caption: str, owner: int | None = None) -> Job:
+    def walk(self, path: Path, event: str, caption: str, owner: int | None = None) -> Job:
         """Follow a path; the event belongs to its first clip.
 
         Raises:
             PromptError: If the event is not text that prints.
             ViewerError: If it is read-only, the queue or the timeline is full.
         """
-        self._check_writable()
+        self._check_writable(len(path))
         event = normalise_text(event, "event", MAX_EVENT_LENGTH)
-        self.timeline.check_room(len(path))
         label = f"{caption}: {event}" if event else caption
         return self.queue.submit(label, owner, lambda job: self._walk(job, path, event, caption))
 
-    def variants(
-        self, path: CameraPath, events: Sequence[str], caption: str, owner: int | None = None
-    ) -> Job:
+    def walk_to(self, c2w: Tensor, owner: int | None = None) -> Job:
+        """Walk to a pose [4, 4].
+
+        Raises:
+            ActionError: If it is too far away for one request.
+            ViewerError: As `walk` does.
+        """
+        return self.walk(to_view(self.now.state.c2w, c2w, self.num_frames), "", TO_VIEW, owner)
+
+    def variants(self, path: Path, events: Sequence[str], caption: str, owner: int | None = None) -> Job:
         """Follow the same path from now once for each event ("" for none), as siblings; now is then the last.
 
         Raises:
             PromptError, ViewerError: As `walk` does.
         """
-        self._check_writable()
+        self._check_writable(len(events) * len(path))
         words = list(dict.fromkeys(normalise_text(event, "event", MAX_EVENT_LENGTH) for event in events))
         if not 1 <= len(words) <= MAX_VARIANTS:
             raise ViewerError(f"choose one to {MAX_VARIANTS} events for the same path.")
-        self.timeline.check_room(len(words) * len(path))
         label = f"{caption}: {len(words)} events side by side"
         return self.queue.submit(label, owner, lambda job: self._variants(job, path, words, caption))
 
     def change(self, caption: str, edit: Callable[[Any], Any], owner: int | None = None) -> Job:
         """Edit the world: `edit` is called with `world.edit` when the job's turn has come."""
-        self._check_writable()
-        self.timeline.check_room()
+        self._check_writable(1)
         return self.queue.submit(caption, owner, lambda job: self._change(caption, edit))
 
     def jump(self, moment_id: int, owner: int | None = None) -> Job:
@@ -159,18 +155,15 @@ class Session:
         return self.queue.submit(f"to moment {moment_id}", owner, lambda job: self._jump(moment_id))
 
     def save(self, name: str, owner: int | None = None) -> Job:
-        """Save the world of now under a name; see `Library.path`."""
+        """Save the world of now under a name; see `SavedWorlds.path`."""
         self._check_writable()
-        path = self.library.path(name)
+        path = self.saved.path(name)
         return self.queue.submit(f"save {name}", owner, lambda job: self._save(path))
 
     def load(self, name: str, owner: int | None = None) -> Job:
         """Open a saved world."""
         self._check_writable()
-        path = self.library.existing(name)
-        return self.queue.submit(
-            f"open {name}", owner, lambda job: self.open({"world": str(path)}, f"world {name}")
-        )
+        return self.begin({"world": str(self.saved.existing(name))}, f"world {name}", owner)
 
     def begin(self, options: dict[str, Any], caption: str, owner: int | None = None) -> Job:
         """Open a scene or a photograph; `options` as `SpatiaEnv.reset` takes them, never from a client as they are."""
@@ -179,22 +172,23 @@ class Session:
 
     # -- jobs: on the queue's thread ---------------------------------------------------------------------
 
-    def _walk(self, job: Job, path: CameraPath, event: str, caption: str) -> None:
+    def _walk(self, job: Job, path: Path, event: str, caption: str) -> None:
         for index, poses in enumerate(path):
-            self._done[id(job)] = (index, len(path))
+            if job.stopping:
+                return
+            job.steps = (index, len(path))
             words = caption if len(path) == 1 else f"{caption} {index + 1}/{len(path)}"
             self._step(poses, event if index == 0 else "", words)
-        del self._done[id(job)]
 
-    def _variants(self, job: Job, path: CameraPath, events: Sequence[str], caption: str) -> None:
-        origin, total = self.now.id, len(events) * len(path)
-        first = len(self.timeline)
+    def _variants(self, job: Job, path: Path, events: Sequence[str], caption: str) -> None:
+        origin, first = self.now.id, len(self.timeline)
         for row, event in enumerate(events):
-            self._jump(origin, tell=False)
+            if job.stopping:
+                return
+            self.env.restore(self.timeline.go(origin).state)
             for index, poses in enumerate(path):
-                self._done[id(job)] = (row * len(path) + index, total)
+                job.steps = (row * len(path) + index, len(events) * len(path))
                 self._step(poses, event if index == 0 else "", caption, group=(first, index))
-        del self._done[id(job)]
 
     def _step(
         self, poses: np.ndarray, event: str, caption: str, group: tuple[int, int] | None = None
@@ -202,7 +196,7 @@ class Session:
         before = self.now
         observation, _, _, _, info = self.env.step({"path": poses.astype(np.float32), "event": event})
         seconds = float(info["seconds"]["total"])
-        self.expected_seconds = 0.5 * self.expected_seconds + 0.5 * seconds
+        self._step_seconds = 0.5 * self._step_seconds + 0.5 * seconds
         clip = _clip_of(observation, info["debug"])
         numbers = {
             "points": float(info["memory"]["points"]),
@@ -220,24 +214,24 @@ class Session:
     def _change(self, caption: str, edit: Callable[[Any], Any]) -> None:
         before, world = self.now, self.env.world
         edit(world.edit)
-        numbers = {"points": float(world.memory.num_points)}
         shown = dataclasses.replace(before.clip, **_rendered(world, before.clip.pose[-1:]))
+        numbers = {"points": float(world.memory.num_points)}
         self.timeline.add("edit", caption, "", self.env.snapshot(), shown, numbers=numbers)
         self._tell("moment")
 
-    def _jump(self, moment_id: int, tell: bool = True) -> None:
+    def _jump(self, moment_id: int) -> None:
         self.env.restore(self.timeline.go(moment_id).state)
-        if tell:
-            self._tell("moment")
+        self._tell("moment")
 
-    def _save(self, path: Path) -> None:
+    def _save(self, path: Any) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.env.world.save(path)
-        self._tell("library")
+        self._tell("saved")
 
-    def _check_writable(self) -> None:
+    def _check_writable(self, moments: int = 0) -> None:
         if self.read_only:
             raise ViewerError("the playground is read-only (`spatia view --read-only`).")
+        self.timeline.check_room(moments)
 
     def _tell(self, what: str) -> None:
         for listener in tuple(self._listeners):
@@ -247,16 +241,11 @@ class Session:
 def place_of(clip: Clip, K: Tensor) -> tuple[float, float, float]:
     """Where a clip's event is: the middle of what moved in it, else a point ahead of its last pose, in metres."""
     moving = clip.dynamic & (clip.depth > 0)
+    x, y, z = (clip.pose[-1][:3, 3] + AHEAD * clip.pose[-1][:3, 2]).tolist()
     if moving.sum() >= 20:
-        frame = int(moving.sum((1, 2)).argmax())
-        depth, c2w = (
-            torch.from_numpy(clip.depth[frame].astype(np.float32)),
-            torch.from_numpy(clip.pose[frame]),
-        )
-        points = unproject(depth[None], K, c2w[None])[0].numpy()[moving[frame]]
-        x, y, z = np.median(points, axis=0).tolist()
-    else:
-        x, y, z = (clip.pose[-1][:3, 3] + AHEAD * clip.pose[-1][:3, 2]).tolist()
+        frame = slice(at := int(moving.sum((1, 2)).argmax()), at + 1)
+        points = unproject(torch.from_numpy(clip.depth[frame]).float(), K, torch.from_numpy(clip.pose[frame]))
+        x, y, z = np.median(points.numpy()[moving[frame]], axis=0).tolist()
     return (x, y, z)
 
 
@@ -273,22 +262,17 @@ def _clip_of(observation: dict[str, np.ndarray], debug: dict[str, Any]) -> Clip:
     )
 
 
-def _standing_clip(observation: dict[str, np.ndarray]) -> Clip:
+def _first_clip(observation: dict[str, np.ndarray]) -> Clip:
     frames = observation["frames"]
-    size = frames.shape[1:3]
-    debug = {
-        "scene_render": frames,
-        "references": np.zeros((0, *size, 3), np.uint8),
-        "scores": (),
-        "dynamic": np.zeros(observation["depth"].shape, np.float32),
-    }
+    nothing = np.zeros(frames.shape[:3], np.float32)
+    debug = {"scene_render": frames, "references": frames[:0], "scores": (), "dynamic": nothing}
     return _clip_of(observation, debug).last()
 
 
 def _rendered(world: Any, pose: np.ndarray) -> dict[str, Any]:
-    """What memory shows at the last pose after an edit, in the members of a `Clip` of one frame."""
+    """What memory shows at a pose [1, 4, 4] after an edit, as members of a `Clip` of one frame."""
     view = world.render(torch.from_numpy(pose))
-    rgb = to_bytes(view.rgb)
+    rgb = to_uint8(view.rgb).numpy()
     return {
         "frames": rgb,
         "scene_render": rgb,

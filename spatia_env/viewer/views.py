@@ -1,16 +1,16 @@
 """The browsers' own cameras: what memory shows from where each looks, and when one has come to rest.
 
-A view that moves is previewed at once; one that rests, with walking switched on, becomes a request. Previews
-are made on a thread of their own, one view at a time and always the newest of each client, so a client that
-moves quickly, or is slow to take its pictures, holds up nobody.
+A view that moves is previewed at once; one that rests, with walking switched on, becomes a request, and what is
+left of the client's earlier walk is given up for it. Previews are made on a thread of their own, one view at a time
+and always the newest of each client, so a client that moves quickly or reads slowly holds up nobody.
 """
 
+import contextlib
 import math
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,24 +19,22 @@ import torch
 from torch import Tensor
 
 from spatia_env.geometry import look_at, pose_error
-from spatia_env.viewer.clouds import bounds
+from spatia_env.viewer.player import resize
 from spatia_env.viewer.scene_view import rotation_of
-from spatia_env.viewer.session import Session
+from spatia_env.viewer.session import TO_VIEW, Session
 
 REST_SECONDS = (0.12, 0.5)
 """A view that has not moved for so long, at least and at most, has been let go."""
 PAUSES = 1.6
-"""Between them: so many times as long as it last took from one place to the next. A browser says where its camera is
-50 times a second, or as often as it manages to draw."""
-UNKNOWN_PACE = 0.1
-"""Seconds from one place to the next, before a second one is known."""
+"""Between them: so many times the last interval of its reports; a browser makes 50 a second, or as many as it draws."""
+FIRST_INTERVAL = 0.1
+"""Seconds between reports that are assumed until two have come."""
 NEAR_METRES, NEAR_DEGREES = 0.02, 1.0
 """A view this close to the walker is the walker's."""
 LOOK_AT = 0.05
 """Metres ahead about which the browser turns its camera: so near that it turns on the spot."""
-STOCK = 3.0
-"""Metres along each axis from the origin, at which it looks: where every page of viser begins. A busy browser may say
-so again after it has been placed."""
+INITIAL = (3.0, 3.0, 3.0)
+"""Metres: where every page of viser begins, looking at the origin. A busy browser may report it after it was placed."""
 PLACING_SECONDS = 30.0
 """For so long at most a browser is waited for that was told where its camera is; slow ones take seconds."""
 
@@ -50,40 +48,37 @@ class View:
         walks: Whether a view that rests is walked to.
         free: Whether it looks around by itself for now, as from above; then it neither walks nor follows.
         moved: When it last moved, monotonic seconds; 0 when it has been dealt with.
-        pace: Seconds from one place to the next while it moves.
+        interval: Seconds between its reports while it moves.
         c2w: Where it is [4, 4].
         picture: The widget that shows the preview.
         previews: How many have been sent.
         placed: When the program put it somewhere; until the browser says that it is there, what it says is old.
         reported: Where the browser last said that it is.
+        outdated: Where it was before it was placed; what it says of these places is late.
     """
 
     client: Any
     walks: bool = True
     free: bool = False
     moved: float = 0.0
-    pace: float = UNKNOWN_PACE
+    interval: float = FIRST_INTERVAL
     c2w: Tensor = field(default_factory=lambda: torch.eye(4))
     picture: Any = None
     previews: int = 0
     placed: float = 0.0
     reported: Tensor | None = None
+    outdated: list[Tensor] = field(default_factory=lambda: [initial_pose()])
 
     def move(self, c2w: Tensor, now: float) -> None:
         """Stand somewhere else from a moment on."""
         # The slowest of late counts: one that was drawn quickly does not end a slow movement.
-        self.pace = max(now - self.moved, 0.7 * self.pace) if self.moved else UNKNOWN_PACE
+        self.interval = max(now - self.moved, 0.7 * self.interval) if self.moved else FIRST_INTERVAL
         self.c2w, self.moved = c2w, now
 
-    def rests_at(self) -> float | None:
-        """When it will have been let go if it does not move again; None when it was not moved."""
-        least, most = REST_SECONDS
-        return self.moved + min(max(PAUSES * self.pace, least), most) if self.moved else None
-
-    def rests(self, now: float) -> bool:
-        """Whether it was moved and has been let go."""
-        due = self.rests_at()
-        return due is not None and now >= due
+    def rests_at(self) -> float:
+        """When it will have been let go if it does not move again; infinity when it was not moved, or is free."""
+        rest = min(max(PAUSES * self.interval, REST_SECONDS[0]), REST_SECONDS[1])
+        return self.moved + rest if self.moved and self.walks and not self.free else math.inf
 
 
 class Views:
@@ -98,11 +93,8 @@ class Views:
     def __init__(self, session: Session, width: int, rested: Callable[[View], None]) -> None:
         self._session, self._width, self._rested = session, width, rested
         self._views: dict[int, View] = {}
-        self._pending: dict[int, View] = {}
-        self._condition = threading.Condition()
-        self._stop = False
-        self._thread = threading.Thread(target=self._run, name="previews", daemon=True)
-        self._thread.start()
+        self._due: dict[int, View] = {}
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="previews")
 
     def __getitem__(self, client_id: int) -> View | None:
         """The view of a client, None if it has gone."""
@@ -120,17 +112,13 @@ class Views:
 
     def remove(self, client_id: int) -> None:
         """Forget a client."""
-        with self._condition:
-            self._views.pop(client_id, None)
-            self._pending.pop(client_id, None)
+        self._views.pop(client_id, None)
+        self._due.pop(client_id, None)
 
     def close(self) -> None:
-        """End the thread."""
-        with self._condition:
-            self._stop = True
-            self._condition.notify()
-        # A picture that is being drawn is finished first: a process that ends in native code is aborted.
-        self._thread.join(30)
+        """End the thread, after the picture that is being drawn: a process that ends in native code is aborted."""
+        self._due.clear()
+        self._worker.shutdown()
 
     def refresh(self) -> None:
         """The world has changed: previews again, and walking clients stand where the walker is."""
@@ -141,18 +129,19 @@ class Views:
 
     def tick(self, now: float) -> None:
         """Report views that have come to rest; what is being generated is waited for."""
+        resting = [view for view in tuple(self._views.values()) if now >= view.rests_at()]
         if self._session.queue.pending():
+            for view in resting:
+                self._session.queue.stop(view.client.client_id, TO_VIEW)
             return
-        for view in tuple(self._views.values()):
-            if view.walks and not view.free and view.rests(now):
-                view.moved = 0.0
-                if not self.is_at_walker(view):
-                    self._rested(view)
+        for view in resting:
+            view.moved = 0.0
+            if not self.is_at_walker(view):
+                self._rested(view)
 
     def next_rest(self) -> float:
         """When the next view will have come to rest (monotonic seconds), infinity if none moves."""
-        times = [view.rests_at() for view in tuple(self._views.values()) if view.walks and not view.free]
-        return min((time for time in times if time is not None), default=math.inf)
+        return min((view.rests_at() for view in tuple(self._views.values())), default=math.inf)
 
     def is_at_walker(self, view: View) -> bool:
         """Whether a view is the walker's, nearly."""
@@ -160,26 +149,28 @@ class Views:
 
     def go_to_walker(self, view: View) -> None:
         """Put a client's camera where the walker is."""
-        c2w = self._session.now.state.c2w.double().numpy()
-        view.free, view.moved = False, 0.0
-        view.c2w = upright(self._session.now.state.c2w)
+        c2w = self._session.now.state.c2w
+        view.outdated += [view.c2w] if view.placed else []
+        view.free, view.moved, view.c2w = False, 0.0, upright(c2w)
         # A browser that is there already has nothing to say about it.
         is_there = view.reported is not None and _near(view.reported, view.c2w)
         view.placed = 0.0 if is_there else time.monotonic()
-        _place(view.client, c2w[:3, 3], c2w[:3, 3] + LOOK_AT * c2w[:3, 2])
+        _place(view.client, c2w[:3, 3].numpy(), (c2w[:3, 3] + LOOK_AT * c2w[:3, 2]).numpy())
 
     def go_above(self, view: View) -> None:
         """Put a client's camera above and behind the walker, to look at the whole."""
         view.free, view.moved = True, 0.0
         state = self._session.now.state
-        low, high = bounds(state.memory.blocks)
+        points = state.memory.points()["position"] if state.memory.blocks else np.zeros((1, 3))
+        low, high = points.min(0), points.max(0)
         middle, reach = (low + high) / 2, float(np.clip(np.linalg.norm(high - low), 2.0, 30.0))
-        back = _level(state.c2w[:3, 2].double().numpy())
-        _place(view.client, middle - 0.55 * reach * back + np.array([0, 0, 0.6 * reach]), middle)
+        ahead = state.c2w[:3, 2].numpy() * [1.0, 1.0, 0.0]
+        ahead = ahead / np.linalg.norm(ahead) if np.linalg.norm(ahead) > 1e-6 else np.array([0.0, 1.0, 0.0])
+        _place(view.client, middle + reach * (np.array([0, 0, 0.6]) - 0.55 * ahead), middle)
 
     def _moved(self, view: View, camera: Any) -> None:
         new, now = pose_of(camera), time.monotonic()
-        if new is None or _near(new, look_at(torch.full((3,), STOCK), torch.zeros(3))):
+        if new is None or any(_near(new, pose) and not _near(view.c2w, pose) for pose in view.outdated):
             return
         before, view.reported = view.reported, new
         if view.placed:
@@ -190,7 +181,7 @@ class Views:
             is_early = not has_moved_on and now - view.placed < PLACING_SECONDS
             if not _near(new, view.c2w) and (is_stale or is_early):
                 return
-            view.placed = 0.0
+            view.placed, view.outdated = 0.0, view.outdated[:1]
         if _near(new, view.c2w, 1e-4, 1e-2):
             return
         view.move(new, now)
@@ -199,31 +190,24 @@ class Views:
         self._ask(view)
 
     def _ask(self, view: View) -> None:
-        with self._condition:
-            if view.client.client_id in self._views:
-                self._pending[view.client.client_id] = view
-                self._condition.notify()
+        if view.client.client_id in self._views:
+            self._due[view.client.client_id] = view
+            with contextlib.suppress(RuntimeError):  # it has been closed
+                self._worker.submit(self._show_next)
 
-    def _run(self) -> None:
-        while True:
-            with self._condition:
-                while not self._pending and not self._stop:
-                    self._condition.wait()
-                if self._stop:
-                    return
-                client_id = next(iter(self._pending))
-                view = self._pending.pop(client_id)
+    def _show_next(self) -> None:
+        """Show the newest place of the client that has waited longest; nothing when it has been shown already."""
+        for client_id in list(self._due)[:1]:
+            view = self._due.pop(client_id, None)
             try:
-                self._show(view)
+                if view is not None:
+                    self._show(view)
             except Exception:  # noqa: BLE001 - the thread serves all clients and must outlive any picture
                 traceback.print_exc()
 
     def _show(self, view: View) -> None:
-        from spatia_env.viewer.pictures import enlarge
-
         frame, _ = self._session.preview(view.c2w)
-        height = round(self._width * frame.shape[0] / frame.shape[1])
-        picture = enlarge(frame, self._width, height)
+        picture = resize(frame, self._width, round(self._width * frame.shape[0] / frame.shape[1]))
         try:
             if view.client.client_id in self._views:
                 with may_leave(view.client):
@@ -234,7 +218,7 @@ class Views:
             self.remove(view.client.client_id)
 
 
-@contextmanager
+@contextlib.contextmanager
 def may_leave(client: Any) -> Iterator[None]:
     """Write to a client that may leave meanwhile: what is written after that goes nowhere, and is no fault."""
     with client._websock_connection.get_message_buffer().sanctioned_dead_writes():
@@ -250,6 +234,11 @@ def _apart(a: Tensor, b: Tensor) -> float:
     """How far two poses are from one another: metres, and a metre for each radian."""
     distance, angle = pose_error(a, b)
     return float(distance) + math.radians(float(angle))
+
+
+def initial_pose() -> Tensor:
+    """The pose [4, 4] with which every page of viser begins."""
+    return look_at(torch.tensor(INITIAL), torch.zeros(3))
 
 
 def upright(c2w: Tensor) -> Tensor:
@@ -276,9 +265,3 @@ def _place(client: Any, eye: np.ndarray, target: np.ndarray) -> None:
         client.camera.up_direction = (0.0, 0.0, 1.0)
         client.camera.position = tuple(eye.tolist())
         client.camera.look_at = tuple(target.tolist())
-
-
-def _level(direction: np.ndarray) -> np.ndarray:
-    flat = direction * np.array([1.0, 1.0, 0.0])
-    norm = np.linalg.norm(flat)
-    return flat / norm if norm > 1e-6 else np.array([0.0, 1.0, 0.0])

@@ -16,6 +16,7 @@ from spatia_env.errors import ActionError
 from spatia_env.io.frames import to_uint8
 from spatia_env.memory.point_map import Growth
 from spatia_env.models.pipeline import ClipShape
+from spatia_env.sim.referee import CELL
 from spatia_env.slam.pipeline import Registration
 from spatia_env.slam.tracking import TrackResult
 from spatia_env.tasks import TaskContext, TaskResult, report
@@ -54,6 +55,14 @@ def checked_size(size: Any, shape: ClipShape) -> tuple[int, int]:
     if len(size) != 2 or any(int(s) != s or not multiple <= s <= MAX_SIDE or s % multiple for s in size):
         raise ActionError(f"size={size!r}: give (height, width), multiples of {multiple} up to {MAX_SIDE}.")
     return int(size[0]), int(size[1])
+
+
+def check_snapshot(snapshot: Any, size: tuple[int, int]) -> None:
+    """Raise `ActionError` unless `snapshot` is a state of a world with frames of `size` (height, width)."""
+    if not isinstance(snapshot, WorldState):
+        raise ActionError(f"restore: expected what snapshot() returned, got {type(snapshot).__name__}.")
+    if snapshot.size != size:
+        raise ActionError(f"restore: the snapshot is of size {snapshot.size}, the environment of {size}.")
 
 
 def action_space(kind: str, num_frames: int) -> spaces.Dict:
@@ -221,6 +230,7 @@ def task_context(
         drift=drift,
         frontier_distance=frontier_distance(state) if wants_frontier else None,
         seen_cells=None if judge is None else judge.cells(observation["pose"]),
+        cell_area=CELL**2,
         judge=judge,
         np_random=np_random,
     )

@@ -1,48 +1,26 @@
 """Open worlds: from a scene, a photograph, a saved world or a point cloud to the state before the first step."""
 
 import dataclasses
-import functools
+import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from spatia_env.errors import ActionError
-from spatia_env.io.weights import load_network
+from spatia_env.errors import ActionError, SeedError
+from spatia_env.io.validation import MAX_PROMPT_LENGTH, as_pose, check_keys, normalise_text
 from spatia_env.memory.map import Map
 from spatia_env.memory.point_map import SceneMemory
-from spatia_env.models.loading import Checkpoint, read_config
-from spatia_env.slam.depth_network import GeometryEstimator, TinyGeometry, static_weight
+from spatia_env.models.loading import Checkpoint
+from spatia_env.slam.depth_network import GeometryEstimator, static_weight
+from spatia_env.slam.loading import load_estimator
 from spatia_env.slam.pipeline import Slam
 from spatia_env.world.starts import Start, open_cloud, start_from_image, start_from_scene
 from spatia_env.world.state import WorldState
 from spatia_env.world.world import World
-
-if TYPE_CHECKING:
-    from spatia_env.models.wan.options import OfficialOptions
-import os
-from collections.abc import Mapping
-
-from spatia_env.actions import MAX_PROMPT_LENGTH, normalise_text
-from spatia_env.errors import SeedError
-from spatia_env.geometry import as_pose
-from spatia_env.io.images import fit_depth, fit_image, fit_mask, read_image
-from spatia_env.io.validation import check_keys
-from spatia_env.release.case import Case, read_case
-
-__all__ = [
-    "Case",
-    "check_reset_options",
-    "check_seed",
-    "fit_depth",
-    "fit_image",
-    "fit_mask",
-    "is_cloud",
-    "read_case",
-    "read_image",
-]
 
 SOURCES = ("scene", "image", "world")
 RESET_OPTIONS = (*SOURCES, "intrinsics", "depth", "mask", "prompt", "pose")
@@ -251,30 +229,4 @@ def load_slam(slam: str | Slam, checkpoint: Checkpoint) -> Slam:
         from spatia_env.sim.clip_source import SimulatedScene
 
         return Slam(SimulatedScene(checkpoint.pipeline.shape), extend_planes=False)
-    return Slam(load_geometry(checkpoint), track=slam != "off")
-
-
-def load_geometry(checkpoint: Checkpoint) -> GeometryEstimator:
-    """What estimates depth for a checkpoint: its geometry network, or MapAnything if its options ask for it.
-
-    Loaded once per process.
-    """
-    if checkpoint.options is not None and checkpoint.options.mapanything is not None:
-        return _load_mapanything(checkpoint.options)
-    return _load_geometry(checkpoint.geometry)
-
-
-@functools.lru_cache(maxsize=1)
-def _load_mapanything(options: "OfficialOptions") -> GeometryEstimator:
-    from spatia_env.slam.mapanything import MapAnythingGeometry
-    from spatia_env.slam.segmentation import segmenter_of
-
-    masks = segmenter_of(options.moving, options.detector, options.segmenter, options.device)
-    source = str(options.mapanything)
-    return MapAnythingGeometry.from_pretrained(source, options.mapanything_revision, options.device, masks)
-
-
-@functools.lru_cache(maxsize=4)
-def _load_geometry(folder: Path) -> TinyGeometry:
-    config = read_config(folder)["geometry"]
-    return cast(TinyGeometry, load_network(TinyGeometry, config, folder / "geometry.safetensors"))
+    return Slam(load_estimator(checkpoint), track=slam != "off")

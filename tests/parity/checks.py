@@ -8,13 +8,13 @@ from torch import Tensor
 
 from spatia_env.models.blocks import SinusoidalTime, rope_table
 from spatia_env.models.transformer import SpatiaTransformer3DModel
-from spatia_env.models.wan.keymaps import merge_lora, transformer_name
+from spatia_env.models.wan.convert_layouts import transformer_name
 from spatia_env.models.wan.sampling import to_uint8
 from spatia_env.models.wan.schedulers import release_unipc
 from spatia_env.release.renderer import render_discs
 from spatia_env.release.retrieval import Precision, match_references, overlap_counts, visible_mask
 
-from .fixtures import Fixtures, worst
+from .fixtures import Fixtures, merge_lora, worst
 
 
 @dataclass(frozen=True)

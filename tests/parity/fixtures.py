@@ -1,6 +1,7 @@
 """The folder of fixtures that `parity` reads, and the models at the sizes it names."""
 
 import json
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 from spatia_env.io.weights import check_header, read_tensors
 from spatia_env.models.transformer import SpatiaTransformer3DModel
 from spatia_env.models.wan.autoencoder import WAN22_CONFIG, WanAutoencoder
-from spatia_env.models.wan.keymaps import autoencoder_name, lora_layers, merge_lora, rename, transformer_name
+from spatia_env.models.wan.convert_layouts import autoencoder_name, lora_layers, transformer_name
 from spatia_env.models.wan.sampling import Clip, SamplerSettings, from_uint8, generate_clip
 
 
@@ -124,3 +125,21 @@ def worst(found: Tensor, expected: Tensor) -> float:
     if found.shape != expected.shape:
         return float("inf")
     return float((found.double() - expected.double()).abs().max())
+
+
+def rename(tensors: Mapping[str, Tensor], mapping: Callable[[str], str]) -> dict[str, Tensor]:
+    """A new dict of the same tensors under their new names."""
+    renamed = {mapping(name): tensor for name, tensor in tensors.items()}
+    assert len(renamed) == len(tensors), "two tensors would get one name"
+    return renamed
+
+
+def merge_lora(weights: Mapping[str, Tensor], layers: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A copy of the transformer's weights with W + B @ A in the layers that the adapter names."""
+    merged = dict(weights)
+    for name, down in layers.items():
+        if name.endswith(".lora_A.weight"):
+            layer = name.removesuffix(".lora_A.weight")
+            up = layers[f"{layer}.lora_B.weight"]
+            merged[f"{layer}.weight"] = merged[f"{layer}.weight"] + up @ down
+    return merged

@@ -5,23 +5,15 @@ was made already of the same checkpoint, code and options is left as it is.
 """
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
+import spatia_env
 from spatia_env.errors import ActionError
 
-from .files import (
-    Entry,
-    Piece,
-    files_of,
-    read_record,
-    write_page,
-    write_piece,
-    write_record,
-)
+from .files import Entry, Piece, files_of, read_record, write_page, write_piece, write_record
 
 LIMIT_MB = 12.0
 HERO_LIMIT_MB = 3.0
@@ -53,13 +45,11 @@ class GalleryConfig:
 
     def command(self, name: str) -> str:
         """What to type to get one piece again."""
-        words = ["python -m docs.tools.gallery --only", name]
-        plain = GalleryConfig()
-        words += [f"--scene {self.scene}"] if self.scene is not None else []
-        words += [f"--clips {self.clips}"] if name == "exploration" and self.clips != plain.clips else []
-        words += [f"--model {self.model}"] if self.model else []
-        words += [f"--size {self.size[0]} {self.size[1]}"] if self.size != plain.size else []
-        words += [f"--seed {self.seed}"] if self.seed != plain.seed else []
+        words = [f"python -m docs.tools.gallery --only {name}"]
+        for option in ("scene", "clips", "model", "size", "seed"):
+            value = getattr(self, option)
+            if value != getattr(GalleryConfig, option) and (option != "clips" or name == "exploration"):
+                words.append(f"--{option} {' '.join(map(str, value)) if option == 'size' else value}")
         return " ".join(words)
 
 
@@ -90,7 +80,8 @@ def run_gallery(config: GalleryConfig) -> list[Path]:
     studio = Studio(config.model, config.size, config.seed, config.scene, config.clips)
     for name in config.only or tuple(PIECES):
         made_of = fingerprint(config, name, studio.checkpoint)
-        if not config.again and is_made(config.out, name, entries, made_of):
+        is_same = name in entries and entries[name].made_of == made_of
+        if is_same and not config.again and all(path.is_file() for path in files_of(config.out, name)):
             print(f"{name}: is there already")
             continue
         piece = PIECES[name](studio)
@@ -104,17 +95,12 @@ def run_gallery(config: GalleryConfig) -> list[Path]:
 
 
 def fingerprint(config: GalleryConfig, name: str, checkpoint: str) -> str:
-    """A hash of all that a piece's pictures depend on."""
-    from spatia_env.bench.provenance import code_hash, source_hash
-
-    parts = [checkpoint, config.command(name), code_hash(), source_hash(("gallery", "video.py"))]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-
-
-def is_made(folder: Path, name: str, entries: dict[str, Entry], made_of: str) -> bool:
-    """Whether a piece is there, of the same."""
-    known = name in entries and entries[name].made_of == made_of
-    return known and all(path.is_file() for path in files_of(folder, name))
+    """A hash of the checkpoint, the options and all code that a piece's pictures may depend on."""
+    digest = hashlib.sha256(f"{checkpoint}\0{config.command(name)}".encode())
+    for folder in (Path(spatia_env.__file__).parent, Path(__file__).parent):
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def check_size(folder: Path) -> None:

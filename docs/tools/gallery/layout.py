@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from spatia_env.viewer.player import resize
+
 PAPER, INK, MUTED, LINE = (20, 22, 28), (236, 236, 232), (142, 148, 158), (58, 63, 74)
 ACCENT, IMAGINED = (255, 138, 76), (150, 92, 255)
 WEDGE = (255, 196, 120)
@@ -40,24 +42,20 @@ class Row:
 def board(films: Sequence[Film], columns: int, cell: int) -> np.ndarray:
     """Films in one, u8 [N, h, w, 3], `columns` in a row, `cell` pixels wide; shorter ones stop at their end."""
     count = max(len(film.frames) for film in films)
-    across, down = min(columns, len(films)), -(-len(films) // columns)
-    tall = [_height(film, cell) for film in films]
-    heights = [max(tall[row * columns : (row + 1) * columns]) + BAR for row in range(down)]
-    size = (sum(heights) + GAP * (down + 1), across * (cell + GAP) + GAP)
-    still = np.full((*size, 3), PAPER, np.uint8)
-    corners = []
-    for index, film in enumerate(films):
-        row, column = divmod(index, columns)
-        left, top = GAP + column * (cell + GAP), GAP + sum(heights[:row]) + GAP * row
-        corners.append((left, top))
-        still[top + tall[index] : top + tall[index] + BAR, left : left + cell] = line(
-            film.caption, cell, BAR, dot=film.said
-        )
-    frames = np.repeat(still[None], count, axis=0)
-    for film, (left, top), height in zip(films, corners, tall, strict=True):
-        shown = [resize(frame, cell, height) for frame in film.frames]
-        for at in range(count):
-            frames[at, top : top + height, left : left + cell] = shown[min(at, len(shown) - 1)]
+    parts = []
+    for film in films:
+        tall = round(cell * film.frames.shape[1] / film.frames.shape[2])
+        shown = np.stack([resize(frame, cell, tall) for frame in film.frames])
+        shown = shown[np.minimum(np.arange(count), len(shown) - 1)]
+        words = np.broadcast_to(line(film.caption, cell, BAR, dot=film.said), (count, BAR, cell, 3))
+        parts.append(np.concatenate([shown, words], axis=1))
+    rows = [parts[at : at + columns] for at in range(0, len(parts), columns)]
+    heights = [max(part.shape[1] for part in row) + GAP for row in rows]
+    frames = np.full((count, sum(heights) + GAP, len(rows[0]) * (cell + GAP) + GAP, 3), PAPER, np.uint8)
+    for row, top in zip(rows, np.cumsum([GAP, *heights]).tolist(), strict=False):
+        for column, part in enumerate(row):
+            left = GAP + column * (cell + GAP)
+            frames[:, top : top + part.shape[1], left : left + cell] = part
     return frames
 
 
@@ -88,43 +86,6 @@ def sheet(rows: Sequence[Row], columns: Sequence[str] = (), cell: int = 144) -> 
     return picture
 
 
-def column(frames: np.ndarray) -> Image.Image:
-    """Frames u8 [n, h, w, 3] beneath one another."""
-    return Image.fromarray(frames.reshape(-1, *frames.shape[2:]))
-
-
-def tree(trunk: np.ndarray, branches: Sequence[Row], cell: int = 144) -> Image.Image:
-    """A sheet of frames that lead to a fork, and a row for each way on, joined by lines."""
-    height, width = trunk.shape[1:3]
-    tall, joint, head = round(cell * height / width), 64, 22
-    step = tall + head + GAP
-    before, after = len(trunk), max(len(row.frames) for row in branches)
-    fork_x = GAP + before * (cell + GAP)
-    size = (fork_x + joint + after * (cell + GAP), len(branches) * step + GAP)
-    picture = Image.new("RGB", size, PAPER)
-    draw = ImageDraw.Draw(picture)
-    middle = GAP + head + (len(branches) - 1) * step // 2
-    for index, frame in enumerate(trunk):
-        picture.paste(Image.fromarray(resize(frame, cell, tall)), (GAP + index * (cell + GAP), middle))
-    draw.text((GAP, middle - head // 2), "one state", MUTED, font=_font(13), anchor="lm")
-    for number, row in enumerate(branches):
-        top = GAP + head + number * step
-        start, end = (fork_x - GAP + 6, middle + tall // 2), (fork_x + joint - GAP - 4, top + tall // 2)
-        half = (start[0] + end[0]) // 2
-        draw.line([start, (half, start[1]), (half, end[1]), end], fill=ACCENT, width=2, joint="curve")
-        draw.text((fork_x + joint, top - head // 2), row.label, INK, font=_font(13), anchor="lm")
-        for index, frame in enumerate(row.frames):
-            spot = (fork_x + joint + index * (cell + GAP), top)
-            picture.paste(Image.fromarray(resize(frame, cell, tall)), spot)
-    return picture
-
-
-def tint(frames: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
-    """Frames u8 [N, H, W, 3] with a colour laid over the pixels of a mask [N, H, W]."""
-    laid = 0.45 * frames.astype(np.float32) + 0.55 * np.array(colour, np.float32)
-    return np.where(mask[..., None], laid, frames).astype(np.uint8)
-
-
 def walked(above: np.ndarray, spots: np.ndarray, ahead: np.ndarray) -> np.ndarray:
     """A map from above u8 [H, W, 3] with the path on it and the walker at its end.
 
@@ -147,13 +108,6 @@ def walked(above: np.ndarray, spots: np.ndarray, ahead: np.ndarray) -> np.ndarra
     u, v = here
     draw.ellipse((u - 4 * scale, v - 4 * scale, u + 4 * scale, v + 4 * scale), fill=ACCENT)
     return np.asarray(picture.resize((above.shape[1], above.shape[0]), Image.Resampling.LANCZOS))
-
-
-def resize(frame: np.ndarray, width: int, height: int) -> np.ndarray:
-    """A frame u8 [H, W, 3] at another size, smoothly."""
-    if frame.shape[:2] == (height, width):
-        return frame
-    return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC))
 
 
 @lru_cache(maxsize=128)
@@ -190,11 +144,6 @@ def _cut(words: str, size: int, width: int) -> str:
     while words and _font(size).getlength(words + "…") > width:
         words = words[:-1]
     return words.rstrip() + "…"
-
-
-def _height(film: Film, cell: int) -> int:
-    height, width = film.frames.shape[1:3]
-    return round(cell * height / width)
 
 
 @lru_cache(maxsize=8)

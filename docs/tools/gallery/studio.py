@@ -11,6 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spatia_env.geometry import intrinsics_from_fov, invert_se3, look_at, project
+from spatia_env.io.frames import to_uint8
+from spatia_env.memory.rendering import render_points
+
 from .layout import walked
 
 MAP_SIZE = 256
@@ -60,15 +64,15 @@ class Studio:
 
     def open(self, scene: int | None = None, **options: Any) -> np.ndarray:
         """Begin in a scene, or as `reset` options say; the first picture u8 [1, H, W, 3]."""
-        return first_picture(self.env, self._options(scene, options), self.seed)
+        return self.env.reset(seed=self.seed, options=self._options(scene, options))[0]["frames"][-1:]
 
     def without_memory(self, scene: int, moves: list[list[float]]) -> np.ndarray:
         """The frames of a walk whose environment remembers only the frames before."""
         env = self._make(memory="none")
-        frames = [first_picture(env, self._options(scene, {}), self.seed)]
-        frames += [env.step(action(move))[0]["frames"] for move in moves]
+        first = env.reset(seed=self.seed, options=self._options(scene, {}))[0]["frames"][-1:]
+        frames = [env.step(action(move))[0]["frames"] for move in moves]
         env.close()
-        return np.concatenate(frames)
+        return np.concatenate([first, *frames])
 
     def step(self, camera: Any, event: str = "") -> dict[str, Any]:
         """One clip: the observation, `debug`, and the number of `points` in the map after it."""
@@ -79,11 +83,13 @@ class Studio:
         """Several clips; the event belongs to the first."""
         return [self.step(move, event if index == 0 else "") for index, move in enumerate(moves)]
 
+    def filmed(self, first: np.ndarray, moves: list[list[float]], event: str = "") -> np.ndarray:
+        """The first picture [1, H, W, 3] and the frames of a walk."""
+        return np.concatenate([first, *(clip["frames"] for clip in self.walk(moves, event))])
+
     def renders(self, path: np.ndarray) -> np.ndarray:
         """What memory shows along poses [N, 4, 4], u8 [N, H, W, 3]."""
-        from spatia_env.world.observation import to_bytes
-
-        return to_bytes(self.env.world.render(torch.from_numpy(np.asarray(path, np.float32))).rgb)
+        return to_uint8(self.env.world.render(torch.from_numpy(np.asarray(path, np.float32))).rgb).numpy()
 
     def _options(self, scene: int | None, options: dict[str, Any]) -> dict[str, Any]:
         chosen = self.scene if self.scene is not None else scene
@@ -93,11 +99,6 @@ class Studio:
 def action(camera: Any, event: str = "") -> dict[str, Any]:
     """An action of `Spatia-v0`."""
     return {"camera": np.asarray(camera, np.float32), "event": event}
-
-
-def first_picture(env: Any, options: dict[str, Any], seed: int) -> np.ndarray:
-    """Reset an environment; its first picture u8 [1, H, W, 3]."""
-    return env.reset(seed=seed, options=options)[0]["frames"][-1:]
 
 
 @dataclass(frozen=True)
@@ -144,8 +145,6 @@ class Overview:
     @classmethod
     def of(cls, state: Any, poses: np.ndarray) -> "Overview":
         """Above a world's map, so that all of it and of a walk is seen, the first view's direction upwards."""
-        from spatia_env.geometry import intrinsics_from_fov, look_at
-
         top = float(state.start_c2w[2, 3]) + HEADROOM
         up = state.start_c2w[:3, 2].double().numpy() * [1.0, 1.0, 0.0]
         up /= np.linalg.norm(up)
@@ -162,21 +161,16 @@ class Overview:
 
     def picture(self, state: Any) -> np.ndarray:
         """The map of a state from above, u8 [s, s, 3]."""
-        from spatia_env.geometry import invert_se3
-        from spatia_env.memory.rendering import render_points
-        from spatia_env.world.observation import to_bytes
-
         rows = _below(state, self.top)
         # Far floors were seen at a flat angle: their points stand wider apart.
         spacing = torch.from_numpy(np.clip(2.0 * rows["radius"].astype(np.float32), 0.03, 0.15))
-        view = render_points(
-            torch.from_numpy(np.ascontiguousarray(rows["position"])),
-            torch.from_numpy(np.ascontiguousarray(rows["colour"])).float() / 255,
-            spacing, invert_se3(self.c2w)[None], self.K, MAP_SIZE, MAP_SIZE,
-        )  # fmt: skip
-        empty = ~view.known[0].numpy()
-        picture = to_bytes(view.rgb)[0]
-        picture[empty] = (30, 33, 41)
+        position, colour = (
+            torch.from_numpy(rows[name].astype(np.float32)) for name in ("position", "colour")
+        )
+        w2c = invert_se3(self.c2w)[None]
+        view = render_points(position, colour / 255, spacing, w2c, self.K, MAP_SIZE, MAP_SIZE)
+        picture = to_uint8(view.rgb)[0].numpy()
+        picture[~view.known[0].numpy()] = (30, 33, 41)
         return picture
 
     def film(self, states: list[Any], poses: np.ndarray) -> np.ndarray:
@@ -197,10 +191,8 @@ class Overview:
 
     def pixels(self, places: np.ndarray) -> np.ndarray:
         """Where places [n, 3] are on the map, pixels (u, v) [n, 2]."""
-        c2w, K = self.c2w.double().numpy(), self.K.double().numpy()
-        local = (np.asarray(places, np.float64) - c2w[:3, 3]) @ c2w[:3, :3]
-        image = local @ K.T
-        return image[:, :2] / image[:, 2:]
+        points = torch.from_numpy(np.asarray(places, np.float32))
+        return project(points, invert_se3(self.c2w)[None], self.K)[0][0].numpy()
 
 
 def _below(state: Any, top: float) -> np.ndarray:

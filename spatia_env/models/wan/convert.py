@@ -21,11 +21,24 @@ from torch import Tensor
 from spatia_env.errors import CheckpointError
 from spatia_env.io.weights import read_json, refuse_code
 from spatia_env.models.transformer import SpatiaTransformer3DModel
-from spatia_env.models.wan.folders import KEPT_IN_FLOAT32, compare_shapes, weight_files
-from spatia_env.models.wan.fresh_control import add_control_branch
-from spatia_env.models.wan.keymaps import autoencoder_name, lora_layers, text_encoder_name, transformer_name
-from spatia_env.models.wan.sizes import autoencoder_config, text_encoder_config, transformer_config
-from spatia_env.models.wan.sources import Source, read_small, verified_hashes
+from spatia_env.models.wan.convert_layouts import (
+    add_control_branch,
+    autoencoder_config,
+    autoencoder_name,
+    lora_layers,
+    text_encoder_config,
+    text_encoder_name,
+    transformer_config,
+    transformer_name,
+)
+from spatia_env.models.wan.folders import (
+    KEPT_IN_FLOAT32,
+    Source,
+    compare_shapes,
+    read_small,
+    verified_hashes,
+    weight_files,
+)
 
 FORMAT = 1
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -42,14 +55,14 @@ class ConvertConfig:
     out: Path
     """folder to write; must not exist"""
     control: Path | None = None
-    """the release's control checkpoint, such as step-8500.safetensors; without it a new branch is written, silent
-    until `spatia train official --stage control` has taught it"""
+    """the release's control checkpoint, such as step-8500.safetensors; without it a new branch is written, without
+    effect until `spatia train official --stage control` has taught it"""
     lora: Path | None = None
     """the release's LoRA, active from the second clip on; without it every clip is made by the base weights"""
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     """precision of the weights written; norms, modulation and time embedding keep float32 where they have it"""
     control_layers: tuple[int, ...] = ()
-    """blocks that the control branch speaks to; empty: evenly spread, 0, 4, ... 28 at full size"""
+    """blocks whose output the control branch adds to; empty: evenly spread, 0, 4, ... 28 at full size"""
     latents_mean: tuple[float, ...] = ()
     """statistics of the autoencoder's channels; empty: those of Wan2.2, or of the given vae/config.json"""
     latents_std: tuple[float, ...] = ()

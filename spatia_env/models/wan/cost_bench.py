@@ -14,6 +14,7 @@ import torch
 
 from spatia_env.errors import ActionError
 from spatia_env.models.wan.cost import CLIPS, Clip, ClipCost, Network, count_clip, time_clip
+from spatia_env.models.wan.pipeline import compute_device
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ def run_cost(
         ActionError: If a clip or the device is not known.
     """
     chosen = _chosen(config.clips)
-    device = _device(config.device)
+    runs = config.device is not None or torch.cuda.is_available()
+    device = compute_device(config.device) if runs else None
     forwards = config.steps * (2 if config.guidance else 1)
     rows = []
     for clip in chosen:
@@ -151,18 +153,6 @@ def _chosen(names: tuple[str, ...]) -> list[Clip]:
     if unknown:
         raise ActionError(f"clip {unknown[0]!r}: there are {', '.join(known)}.")
     return [known[name] for name in names] or list(CLIPS)
-
-
-def _device(name: str | None) -> torch.device | None:
-    if name is None:
-        return torch.device("cuda") if torch.cuda.is_available() else None
-    try:
-        device = torch.device(name)
-    except RuntimeError as cause:
-        raise ActionError(f"device {name!r}: is none; give cuda, cuda:1 or cpu.") from cause
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ActionError("device 'cuda': no GPU is visible to torch here; leave it out to count only.")
-    return device
 
 
 def _device_name(device: torch.device | None) -> str:

@@ -17,7 +17,7 @@ OPTIONAL = {
     "transformers": "the official text encoder",
     "ftfy": "the official text encoder",
     "peft": "the release's LoRA",
-    "accelerate": "training on several GPUs",
+    "accelerate": "training",
     "mapanything": "geometry by MapAnything",
 }
 MARGIN = 1.1

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,17 +13,15 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
-from spatia_env.errors import ActionError, CheckpointError
+from spatia_env.errors import ActionError, CheckpointError, DependencyError
 from spatia_env.io.weights import read_json
 from spatia_env.models.pipeline import ClipShape, SpatiaPipeline
 from spatia_env.models.transformer import SpatiaTransformer3DModel
 from spatia_env.models.wan.autoencoder import WanAutoencoder
-from spatia_env.models.wan.folders import check_folder, load_module
-from spatia_env.models.wan.keymaps import lora_layers
-from spatia_env.models.wan.lora import AUTOREGRESSIVE, FEW_STEP, Adapters
-from spatia_env.models.wan.memory_options import Levers, apply_levers
+from spatia_env.models.wan.convert_layouts import lora_layers
+from spatia_env.models.wan.folders import check_folder, load_module, read_small
+from spatia_env.models.wan.options import Levers, apply_levers
 from spatia_env.models.wan.sampling import Clip, SamplerSettings, encode_conditions, sample_clip
-from spatia_env.models.wan.sources import read_small
 from spatia_env.models.wan.text_encoder import NEGATIVE_PROMPT, PROMPT_SUFFIX, UMT5TextEncoder
 
 OFFICIAL_SHAPE = ClipShape(
@@ -30,6 +29,63 @@ OFFICIAL_SHAPE = ClipShape(
 )
 """A step makes 72 new frames: after the first picture 1 + 72, later 9 + 72."""
 LORA_FILE = Path("lora") / "autoregressive.safetensors"
+AUTOREGRESSIVE = "autoregressive"
+"""The release's LoRA, active from the second clip on."""
+FEW_STEP = "few_step"
+"""An optional distilled LoRA, active in every clip."""
+
+
+class Adapters:
+    """The adapters that a transformer carries. Weights stay as they are; an adapter adds B A x, unscaled.
+
+    Args:
+        transformer: Gets the adapters.
+    """
+
+    def __init__(self, transformer: SpatiaTransformer3DModel) -> None:
+        self.transformer = transformer
+        self.names: tuple[str, ...] = ()
+        self.active: tuple[str, ...] = ()
+
+    def add(self, name: str, layers: Mapping[str, Tensor]) -> None:
+        """Add an adapter, inactive, from `<layer>.lora_A.weight` and `<layer>.lora_B.weight`.
+
+        Raises:
+            DependencyError: If peft is not installed.
+        """
+        from diffusers.utils import is_peft_available
+
+        if not is_peft_available():
+            raise DependencyError('a LoRA needs peft; run `pip install "spatia-env[official]"`.')
+        weight = self.transformer.patch_embedding.weight
+        state = {key: tensor.to(weight) for key, tensor in layers.items()}
+        with warnings.catch_warnings():
+            # peft asks whether a second adapter is meant: it is.
+            warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+            self.transformer.load_lora_adapter(state, prefix=None, adapter_name=name)
+        self.names = (*self.names, name)
+        self.activate(self.active)
+
+    def activate(self, names: Sequence[str]) -> None:
+        """Activate exactly these adapters.
+
+        Raises:
+            ActionError: If one is not there.
+        """
+        unknown = set(names) - set(self.names)
+        if unknown:
+            raise ActionError(f"adapter {sorted(unknown)[0]!r}: is not loaded; there are {list(self.names)}.")
+        if names:
+            self.transformer.enable_lora()
+            self.transformer.set_adapters(list(names), [1.0] * len(names))
+        elif self.names:
+            self.transformer.disable_lora()
+        self.active = tuple(names)
+
+    def for_clip(self, first: bool) -> None:
+        """Activate what belongs to a first clip, or to a later one."""
+        inactive = {AUTOREGRESSIVE} if first else set()
+        self.activate([name for name in self.names if name not in inactive])
 
 
 class SpatiaWanPipeline(SpatiaPipeline):
