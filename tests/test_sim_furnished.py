@@ -218,9 +218,9 @@ def test_plain_scenes_are_what_they_were():
 
 
 def test_a_furnished_seed_is_the_same_plan_in_every_process():
-    code = "from spatia_env.sim.furnished import draw_plan; import sys; sys.stdout.write(repr([draw_plan(s) for s in (2, 10005)]))"  # noqa: E501
+    code = "from spatia_env.sim.furnished import draw_plan; print([draw_plan(s) for s in (2, 10005)])"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert other.stdout.endswith(repr([furnished.draw_plan(s) for s in (2, 10005)]))
+    assert other.stdout.strip().endswith(repr([furnished.draw_plan(s) for s in (2, 10005)]))
     assert furnished.draw_plan(2) != furnished.draw_plan(3)
 
 

@@ -53,7 +53,7 @@ def weights(network: str) -> Mapping[str, Tensor]:
         ActionError: The package is not installed.
         CheckpointError: Its file is damaged.
     """
-    from spatia_env.models.wan.sources import read_plain_pickle
+    from spatia_env.models.wan.folders import read_plain_pickle
 
     package, module, file = FILES[network]
     spec = importlib.util.find_spec(module)

@@ -373,21 +373,21 @@ PLAIN = {
     "coffee table": ("table", (1.0, 0.6, 0.42), "wood"),
     "desk": ("table", (1.4, 0.7, 0.74), "wood"),
     "bookcase": ("shelf", (0.95, 0.34, 1.85), "wood"),
-    "wardrobe": ("cabinet", (1.3, 0.6, 2.0), "wood"),
-    "sideboard": ("cabinet", (1.4, 0.42, 0.6), "wood"),
-    "chest of drawers": ("cabinet", (0.9, 0.45, 0.95), "wood"),
-    "tv stand": ("cabinet", (1.5, 0.42, 0.5), "wood"),
-    "nightstand": ("cabinet", (0.45, 0.4, 0.5), "wood"),
-    "kitchen cabinet": ("cabinet", (0.6, 0.6, 0.88), "plaster"),
-    "wall cabinet": ("cabinet", (0.6, 0.36, 0.7), "plaster"),
-    "refrigerator": ("cabinet", (0.65, 0.65, 1.75), "plaster"),
-    "washbasin": ("cabinet", (0.7, 0.48, 0.82), "plaster"),
+    "wardrobe": ("closet", (1.3, 0.6, 2.0), "wood"),
+    "sideboard": ("closet", (1.4, 0.42, 0.6), "wood"),
+    "chest of drawers": ("closet", (0.9, 0.45, 0.95), "wood"),
+    "tv stand": ("closet", (1.5, 0.42, 0.5), "wood"),
+    "nightstand": ("closet", (0.45, 0.4, 0.5), "wood"),
+    "kitchen cabinet": ("closet", (0.6, 0.6, 0.88), ""),
+    "wall cabinet": ("closet", (0.6, 0.36, 0.7), ""),
+    "refrigerator": ("closet", (0.65, 0.65, 1.75), ""),
+    "washbasin": ("closet", (0.7, 0.48, 0.82), ""),
     "box": ("crate", (0.5, 0.4, 0.4), "planks"),
     "plant": ("plant", (0.6, 0.6, 1.1), "hedge"),
     "stool": ("chair", (0.4, 0.4, 0.5), "wood"),
     "bench": ("bench", (1.3, 0.42, 0.48), "wood"),
     "flower box": ("planter", (0.8, 0.45, 0.75), "bricks"),
-    "shower": ("cabinet", (0.9, 0.9, 2.0), "plaster"),
+    "shower": ("closet", (0.9, 0.9, 2.0), ""),
 }
 TINTED = {"sofa": 0.45, "armchair": 0.45, "bed": 0.3, "chair": 0.3, "office chair": 0.5, "wardrobe": 0.25}
 WALL_YAW = (-math.pi / 2, 0.0, math.pi / 2, math.pi)  # of a piece whose back is at wall 0 to 3
@@ -447,26 +447,31 @@ class Placer:
 
     # -- what
 
-    def model(self, role: str, word: str = "") -> Item | None:
-        """A piece that serves as `role`, not placed yet; None where the split has none."""
-        rng = self.rng
+    def model(self, role: str) -> Item | None:
+        """A piece that serves as `role`, not placed yet; None where the split has none and it has no plain form."""
         names = assets.furniture_names(role, self.split)
-        pick, use_plain = rng.random(), rng.random()
-        scale = 1.0 if "cabinet" in role else rng.uniform(0.94, 1.06)  # cabinets stand in rows
-        if names and not (role in PLAIN and use_plain < 0.15):
-            name = names[int(pick * len(names))]
-            row = assets.furniture_index()[name]
-            w, d, h = (float(v * scale) for v in row["size"])
-            return Item(
-                "model", 0.0, 0.0, 0.0, (w, d, h), name, self.tint(role), 0.0, word or role, row["elevation"]
-            )
-        if role not in PLAIN:
-            return None
+        pick, use_plain = self.rng.random(), self.rng.random()
+        if not names or (role in PLAIN and use_plain < 0.15):
+            return self.plain(role) if role in PLAIN else None
+        name = names[int(pick * len(names))]
+        row = assets.furniture_index()[name]
+        scale = self._scale(role)
+        w, d, h = (v * scale for v in row["size"])
+        return Item("model", 0.0, 0.0, 0.0, (w, d, h), name, self.tint(role), 0.0, role, row["elevation"])
+
+    def plain(self, role: str) -> Item:
+        """A piece of `PLAIN` that serves as `role`, not placed yet."""
         kind, (w, d, h), texture = PLAIN[role]
-        ids = assets.texture_ids(texture, self.split)
-        size = (float(w * scale), float(d * scale), float(h * scale))
-        item = Item(kind, 0.0, 0.0, 0.0, size, ids[int(pick * len(ids))], MUTED[0], 0.0, word or role)
+        ids = assets.texture_ids(texture, self.split) if texture else [""]
+        size, pick = self._scale(role), self.rng.random()
+        colour = (1.0, 1.0, 1.0) if texture else (0.84, 0.84, 0.82)
+        item = Item(
+            kind, 0.0, 0.0, 0.0, (w * size, d * size, h * size), ids[int(pick * len(ids))], colour, 0.0, role
+        )
         return dataclasses.replace(item, z=1.45) if role == "wall cabinet" else item
+
+    def _scale(self, role: str) -> float:
+        return 1.0 if "cabinet" in role else float(self.rng.uniform(0.94, 1.06))  # cabinets stand in rows
 
     def tint(self, role: str) -> tuple[float, float, float]:
         """Factors of a model's colours: fabrics come in many colours, wood is lighter or darker."""
@@ -658,7 +663,7 @@ def _living_room(p: Placer) -> None:
             p.on_top("small plant", table)
         opposite = (WALL_YAW.index(sofa.yaw) + 2) % 4
         stand = p.against_wall("tv stand", (opposite,)) or p.against_wall("tv stand")
-        if stand is not None and stand.kind == "cabinet":
+        if stand is not None and stand.kind == "closet":
             p.on_top("television", stand, 0.1)
         if table is not None and p.rng.random() < 0.7:
             p.beside("armchair", table, 1, 0.5)
@@ -735,22 +740,20 @@ def _counter(p: Placer, wall: int) -> None:
     if fridge is not None:
         p.put(fridge, *p.on_wall(wall, at + fridge.size[0] / 2, fridge.size[1] / 2 + 0.02), margin=0.0)
         at += fridge.size[0] + 0.02
-    plain = p.rng.random() < 0.3
     upper_wanted = p.rng.random() < 0.8
-    units = [u for u in (p.model("kitchen cabinet") for _ in range(3)) if u is not None and u.size[1] < 0.8]
-    uppers = [u for u in (p.model("wall cabinet") for _ in range(2)) if u is not None]
+    drawn = [p.model("kitchen cabinet") for _ in range(3)]
+    units = [u for u in drawn if u is not None and u.size[1] < 0.8] or [p.plain("kitchen cabinet")]
+    uppers = [p.model("wall cabinet") or p.plain("wall cabinet") for _ in range(2)]
     tint = p.tint("kitchen cabinet")
     units, uppers = ([dataclasses.replace(u, colour=tint) for u in row] for row in (units, uppers))
-    if plain:
-        units = [u for u in units if u.kind != "model"][:1] or units[:1]
     count = 0
-    while units and count < 8:
+    while count < 8:
         unit = units[int(p.rng.integers(len(units)))]
         if at + unit.size[0] > end:
             break
         middle = at + unit.size[0] / 2
         placed = p.put(unit, *p.on_wall(wall, middle, unit.size[1] / 2 + 0.01), margin=0.0)
-        if placed is not None and upper_wanted and uppers:
+        if placed is not None and upper_wanted:
             upper = uppers[int(p.rng.integers(len(uppers)))]
             p.put(upper, *p.on_wall(wall, middle, upper.size[1] / 2), margin=0.0)
         if placed is not None and p.rng.random() < 0.25 and unit.size[2] < 1.0:

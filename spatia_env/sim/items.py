@@ -293,6 +293,25 @@ def _cabinet(item: Item) -> list[Part]:
     ]
 
 
+def _closet(item: Item) -> list[Part]:
+    """A cabinet with doors or drawers: panels in front of a darker body."""
+    w, d, h = item.size
+    columns, rows = max(1, round(w / 0.55)), max(1, round(h / (1.2 if h > 1.4 else 0.45)))
+    panels = []
+    for i in range(columns):
+        for j in range(rows):
+            x, z = ((i + 0.5) / columns - 0.5) * w, (j + 0.5) / rows * h
+            panels.append(((x, -d / 2 + 0.004, z), (w / columns - 0.025, 0.03, h / rows - 0.025)))
+            panels.append(((x, -d / 2 - 0.02, z + 0.3 * h / rows), (0.12, 0.02, 0.02)))
+    body = _boxes([((0, 0.01, h / 2), (w, d - 0.02, h))], item.texture)
+    front = shapes.join(*(shapes.box(c, s) for c, s in panels))
+    shade = tuple(0.82 * c for c in item.colour)
+    return [
+        dataclasses.replace(body, colour=(shade[0], shade[1], shade[2])),
+        Part(front, (), item.texture, item.colour),
+    ]
+
+
 def _crate(item: Item) -> list[Part]:
     return [_boxes([((0, 0, item.size[2] / 2), item.size)], item.texture)]
 
@@ -379,6 +398,7 @@ BUILDERS: dict[str, Callable[[Item], list[Part]]] = {
     "chair": _chair,
     "shelf": _shelf,
     "cabinet": _cabinet,
+    "closet": _closet,
     "crate": _crate,
     "bench": _bench,
     "barrel": _barrel,

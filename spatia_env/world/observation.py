@@ -154,7 +154,7 @@ def describe_step(
     """`info` of a step that led to `state`; `seen` is None where the world rested."""
     tracked = unchanged(prepared.path) if seen is None else seen.tracked
     info = describe(state, prepared.state, growth, tracked, revisit(state, observation))
-    info["memory"]["imagined"] = prepared.imagined
+    info["imagined"] = prepared.imagined
     return info | report(result)
 
 
