@@ -126,7 +126,7 @@ def test_known_says_what_was_shown_before_this_step(model):
     first = env.step(TURN)[0]
     env.step({"camera": -TURN["camera"], "event": ""})
     again = env.step(TURN)[0]
-    assert (first["known"][-1] == 0).mean() > 0.2 and (again["known"][-1] > 0).mean() > 0.85
+    assert (first["known"][-1] == 0).mean() > 0.2 and (again["known"][-1] > 0).mean() > 0.75
 
 
 def test_imagined_points_are_saved_forked_and_drawn_anew(model, tmp_path):
