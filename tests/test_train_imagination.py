@@ -141,7 +141,8 @@ def test_the_exported_folder_loads_and_draws(runs: Path, folder: Path, tmp_path:
         nothing[:, None].expand(-1, 3, -1, -1), nothing, nothing > 0, torch.Generator().manual_seed(0), 1, 1
     )
     assert torch.isfinite(rgb).all() and (distance > 0).all()
-    assert Image.open(sheet).width == 3 * 384
+    with Image.open(sheet) as image:
+        assert image.width == 3 * 384
 
 
 def test_no_shards_is_said(tmp_path: Path) -> None:
