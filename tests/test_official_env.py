@@ -199,28 +199,22 @@ def test_rollout_names_what_is_missing(folder, case, tmp_path, capsys):  # noqa:
 
 # -- what the documentation says to type -----------------------------------------------------------------------------
 
-PAGES = [ROOT / "README.md", ROOT / "docs" / "official.md"]
+PAGE = ROOT / "docs" / "official.md"
 MODELS = ("weights/spatia-wan", "weights/spatia-own", "weights/spatia-tuned")
 
 
-def official_part(page):
-    text = page.read_text(encoding="utf-8")
-    return text.split("## With the official weights")[1] if page.name == "README.md" else text
-
-
-def commands(page):
+def commands():
     """Shell lines of the page's bash blocks, joined where they go on, without comments."""
-    for block in re.findall(r"```bash\n(.*?)```", official_part(page), re.DOTALL):
+    for block in re.findall(r"```bash\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
             if words := shlex.split(line, comments=True):
                 yield words
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_documented_commands_have_these_options(page, capsys):
+def test_documented_commands_have_these_options():
     parsers = {"convert": ConvertConfig, "rollout": ReleaseConfig, "cost": CostConfig}
     checked = set()
-    for command, *arguments in commands(page):
+    for command, *arguments in commands():
         if command == "spatia" and arguments[0] == "doctor":
             assert arguments == ["doctor"] and "doctor" in cli.COMMANDS
             checked.add("doctor")
@@ -237,17 +231,16 @@ def test_documented_commands_have_these_options(page, capsys):
             assert arguments[:2] == ["-m", "tests.parity"] and (ROOT / arguments[2]).is_dir()
         else:
             assert command in ("pip", "hf")
-    assert checked - {"train"} == {"doctor", "convert", "rollout"}
-    assert ("train" in checked) == (page.name == "official.md")
+    assert checked == {"doctor", "convert", "rollout", "train"}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_documented_python_runs(page, folder, tmp_path, monkeypatch):
+def test_documented_python_runs(folder, tmp_path, monkeypatch):
     """The block as it stands, but for the folder, the size and the sampler."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_case").mkdir()
     Image.fromarray(picture()).save("my_case/img.jpg")
-    (block,) = (b for b in re.findall(r"```py\n(.*?)```", official_part(page), re.DOTALL) if "gym.make" in b)
+    blocks = re.findall(r"```py\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    (block,) = (b for b in blocks if "gym.make" in b)
     replaced = {
         '"weights/spatia-wan"': repr(str(folder)),
         ', "mapanything": "weights/mapanything"}': f", **{FAST}}}",
@@ -257,7 +250,7 @@ def test_documented_python_runs(page, folder, tmp_path, monkeypatch):
         assert old in block
         block = block.replace(old, new)
     namespace = {}
-    exec(compile(block, page.name, "exec"), namespace)
+    exec(compile(block, PAGE.name, "exec"), namespace)
     assert namespace["observation"]["frames"].shape == (72, HEIGHT, WIDTH, 3)
     namespace["env"].close()
 

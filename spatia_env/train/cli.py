@@ -30,6 +30,14 @@ STAGES = {
     "encode": Stage("autoencoder", "EncodeConfig", "encode_folders", "episodes at latent size, once"),
     "geometry": Stage("geometry", "GeometryConfig", "train_geometry", "depth completion and what moves"),
     "world-model": Stage("world_model", "WorldModelConfig", "train_world_model", "transformer and decoder"),
+    "panoramas": Stage("panoramas", "PanoramasConfig", "render_panoramas", "panoramas of simulated scenes"),
+    "imagination": Stage("imagination", "ImaginationConfig", "train_imagination", "layout of panoramas"),
+    "imagination-detail": Stage(
+        "imagination_detail", "DetailConfig", "train_detail", "detail of panoramas, upright strips"
+    ),
+    "imagination-export": Stage(
+        "imagination_export", "ExportConfig", "export_imagination", "model folder and sheet of the imagination"
+    ),
     "hearing": Stage(
         "event_classifier", "HearingConfig", "train_hearing", "vectors of known event sentences"
     ),
@@ -65,7 +73,7 @@ stages:
 def main(argv: list[str]) -> int:
     """Run one stage and print its figures."""
     if not argv or argv[0] in ("-h", "--help", "help"):
-        rows = "\n".join(f"  {name:<16} {stage.summary}" for name, stage in STAGES.items())
+        rows = "\n".join(f"  {name:<18} {stage.summary}" for name, stage in STAGES.items())
         print(HELP.format(stages=rows))
         return 0 if argv else USAGE_ERROR
     if argv[0] not in STAGES:

@@ -106,12 +106,13 @@ class World:
         except WorldFormatError as error:
             raise WorldFormatError(f"{str(path)!r}: {error}") from error
 
-    def export(self, path: str | Path, layers: Collection[int] | None = None) -> None:
-        """Write `*.ply`, or into a new folder PLY, COLMAP text model, transforms.json and keyframe pictures.
+    def export(self, path: str | Path, layers: Collection[int] | None = None, collider: bool = False) -> None:
+        """Write `*.ply`, a mesh (`*.glb`, `*.obj`), or a new folder: PLY, COLMAP, transforms.json and pictures.
 
         Args:
             path: Where to; `reset(options={"world": path})` begins a world from it.
             layers: Which points: 0 observed, 1 edited; both by default.
+            collider: Write the mesh simplified and without colours, for a physics engine.
 
         Raises:
             WorldIOError, WorldFormatError: See `memory.export.export`.
@@ -119,4 +120,4 @@ class World:
         from spatia_env.memory.export import export
 
         state = self.state
-        export(path, state.memory, list(state.keyframes), state.K, state.size, layers)
+        export(path, state.memory, list(state.keyframes), state.K, state.size, layers, collider)
