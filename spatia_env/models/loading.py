@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from spatia_env.errors import ActionError, CheckpointError
 from spatia_env.io.weights import load_network, read_json
-from spatia_env.models.pipeline import ClipShape, SpatiaPipeline
+from spatia_env.models.generator import ClipGenerator, ClipShape
 
-if TYPE_CHECKING:  # it loads classes that the tiny size does not need
+if TYPE_CHECKING:  # they load classes that the tiny size does not need
+    from spatia_env.models.pipeline import SpatiaPipeline
     from spatia_env.models.wan.options import OfficialOptions
 
 FORMAT = 1
@@ -28,7 +29,7 @@ class Checkpoint:
     """A loaded checkpoint.
 
     Attributes:
-        pipeline: Makes clips.
+        generator: Makes clips.
         config: Its config.json, or the model_index.json of official weights.
         folder: Where it was loaded from.
         id: Name and hash of its weights.
@@ -37,12 +38,22 @@ class Checkpoint:
         options: How official weights are run; None for the tiny size.
     """
 
-    pipeline: SpatiaPipeline
+    generator: ClipGenerator
     config: dict[str, Any]
     folder: Path
     id: str
     geometry: Path
     options: "OfficialOptions | None" = None
+
+    @functools.cached_property
+    def pipeline(self) -> "SpatiaPipeline":
+        """The generator as a diffusers pipeline."""
+        from spatia_env.models.pipeline import SpatiaPipeline
+
+        made = self.generator
+        if isinstance(made, SpatiaPipeline):
+            return made
+        return SpatiaPipeline(made.transformer, made.autoencoder, made.text_encoder, made.shape, made.sigmas)
 
 
 def load_checkpoint(name: str | Path, options: Mapping[str, Any] | None = None) -> Checkpoint:
@@ -103,10 +114,10 @@ def _load(folder: Path) -> Checkpoint:
         SpatiaTransformer3DModel, config["transformer"], folder / "transformer.safetensors"
     )
     autoencoder = load_network(TinyAutoencoder, config["autoencoder"], folder / "autoencoder.safetensors")
-    pipeline = SpatiaPipeline(
+    generator = ClipGenerator(
         transformer, autoencoder, sentence_encoder(), ClipShape(**config["shape"]), tuple(config["sigmas"])
     )
-    return Checkpoint(pipeline, config, folder, f"{config['name']}-{weights_hash(folder)[:12]}", folder)
+    return Checkpoint(generator, config, folder, f"{config['name']}-{weights_hash(folder)[:12]}", folder)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

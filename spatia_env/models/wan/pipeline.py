@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from spatia_env.errors import ActionError, CheckpointError, DependencyError
 from spatia_env.io.weights import read_json
-from spatia_env.models.pipeline import ClipShape, SpatiaPipeline
+from spatia_env.models.generator import ClipShape
+from spatia_env.models.pipeline import SpatiaPipeline
 from spatia_env.models.wan.autoencoder import WanAutoencoder
 from spatia_env.models.wan.convert_layouts import lora_layers
 from spatia_env.models.wan.folders import check_folder, load_module, read_small
