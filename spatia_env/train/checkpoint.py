@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from spatia_env.errors import ActionError, CheckpointError
 from spatia_env.io.weights import write_tensors
+from spatia_env.models.generator import ClipShape
 from spatia_env.models.loading import FORMAT, PACKAGED, TINY, read_config
-from spatia_env.models.pipeline import ClipShape
 from spatia_env.models.spatial_conditioning import FALLING_CHANNELS, PLACE_CHANNELS
 from spatia_env.slam.depth_network import TinyGeometry
 from spatia_env.train.autoencoder import fresh_autoencoder

@@ -36,7 +36,10 @@ STAGES = {
         "imagination_detail", "DetailConfig", "train_detail", "detail of panoramas, upright strips"
     ),
     "imagination-export": Stage(
-        "imagination_export", "ExportConfig", "export_imagination", "model folder and sheet of the imagination"
+        "imagination_export",
+        "ExportConfig",
+        "export_imagination",
+        "model folder and sheet of the imagination",
     ),
     "hearing": Stage(
         "event_classifier", "HearingConfig", "train_hearing", "vectors of known event sentences"
