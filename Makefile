@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo view gallery screenshots api docs test test-slow lint format types train bench clean
+.PHONY: help demo view gallery screenshots api house docs test test-slow lint format types train bench clean
 
 help:  ## list these verbs
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -24,6 +24,9 @@ screenshots: $(READY)  ## write docs/images/playground; drives Chromium
 
 api: $(READY)  ## write docs/api.md from the docstrings
 	$(BIN)/python -m docs.tools.api
+
+house: $(READY)  ## the figures of the structure against their targets
+	$(BIN)/python -m docs.tools.house
 
 docs: $(READY)  ## the documentation as a site: site/
 	$(BIN)/mkdocs build --strict

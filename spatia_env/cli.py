@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import tyro
 
 import spatia_env
 from spatia_env import __version__
@@ -67,6 +66,8 @@ def _describe(folder: Path) -> dict[str, Any]:
 
 def info(argv: list[str]) -> int:
     """Run `spatia info`."""
+    import tyro
+
     config = tyro.cli(InfoConfig, args=argv, prog="spatia info")
     found = collect()
     if config.json:

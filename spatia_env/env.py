@@ -124,10 +124,10 @@ class SpatiaEnv(gym.Env):
     ) -> None:
         fork_guard.torch_is_used()
         checkpoint = load_checkpoint(model, model_options)
-        self.checkpoint_id, self.shape = checkpoint.id, checkpoint.pipeline.shape
+        self.checkpoint_id, self.shape = checkpoint.id, checkpoint.generator.shape
         self.size = contract.checked_size(size, self.shape)
         contract.check_arguments(action, memory, slam, references)
-        model_clips = RenderedClips(self.shape) if render_only else ModelClips(checkpoint.pipeline)
+        model_clips = RenderedClips(self.shape) if render_only else ModelClips(checkpoint.generator)
         self.clip_source: ClipSource = clip_source or model_clips
         self.slam = load_slam(slam, checkpoint)
         imagines = imagination and clip_source is None and memory == "points"

@@ -298,7 +298,7 @@ def make_simulated(view: str = "", num_events: int | None = None, **options: Any
     from spatia_env.slam.pipeline import Slam
 
     checkpoint = load_checkpoint(options.get("model", "spatia-tiny"), options.get("model_options"))
-    scene = SimulatedScene(checkpoint.pipeline.shape)
+    scene = SimulatedScene(checkpoint.generator.shape)
     slam = Slam(scene, track=False, extend_planes=False)
     env = SpatiaEnv(**(options | {"slam": slam, "clip_source": scene, "judge": True}))
     return view_env(SceneStart(env), view, num_events)

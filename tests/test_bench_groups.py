@@ -284,6 +284,17 @@ def test_policies_act_on_what_they_are_shown():
         assert camera.shape == (6,) and np.abs(camera).max() <= 1
 
 
+def test_policies_play_in_every_world(model_folder, monkeypatch):
+    monkeypatch.setattr(policies, "POLICIES", {"to-unknown": policies.to_unknown, "to-far": policies.to_far})
+    monkeypatch.setattr(policies, "STEPS", 1)
+    with Stage(str(model_folder)) as stage:
+        record = [
+            policies.play(stage, SCENE, SYSTEMS[n]) for n in ("oracle", "memory-render-only", "mirrored")
+        ]
+    assert all(r.world.shape == (2, 2) and np.isfinite(r.world).all() for r in record)
+    assert all(np.array_equal(r.simulator, record[0].world) for r in record)
+
+
 def test_rank_correlation_of_equal_reversed_and_constant_worlds():
     true = np.arange(16.0).reshape(8, 2)
     ones = np.ones(3)

@@ -62,7 +62,7 @@ def test_errors_are_one_line_and_exit_code_two(monkeypatch, capsys, error, line)
     def fail(argv):
         raise error
 
-    monkeypatch.setattr("spatia_env.cli.main", fail)
+    monkeypatch.setattr("spatia_env.cli.info", fail)
     assert cli.main(["info"]) == 2
     assert capsys.readouterr().err == line
     with pytest.raises(type(error)):
@@ -73,7 +73,7 @@ def test_faults_of_ours_are_not_hidden(monkeypatch):
     def fail(argv):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("spatia_env.cli.main", fail)
+    monkeypatch.setattr("spatia_env.cli.info", fail)
     with pytest.raises(ZeroDivisionError):
         cli.main(["info"])
 
@@ -82,7 +82,7 @@ def test_interrupt(monkeypatch, capsys):
     def fail(argv):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("spatia_env.cli.main", fail)
+    monkeypatch.setattr("spatia_env.cli.info", fail)
     assert cli.main(["info"]) == 130
     assert "interrupted" in capsys.readouterr().err
 

@@ -65,6 +65,18 @@ def test_known_pixels_stay_and_the_rest_is_drawn_by_the_seed(model: ImaginationM
     assert first.min() >= 0 and first.max() <= 1 and first_distance.min() > 0
 
 
+def test_guidance_leads_by_what_is_known(model: ImaginationModel) -> None:
+    known = shrink_known(pack_known(*known_part(1)))
+
+    def draw(known: torch.Tensor, guidance: float) -> torch.Tensor:
+        with torch.no_grad():
+            return model.draw_layout(known, torch.Generator().manual_seed(0), 3, guidance)
+
+    assert not torch.equal(draw(known, 1.0), draw(known, 3.0))
+    nothing = torch.zeros_like(known)
+    assert torch.allclose(draw(nothing, 1.0), draw(nothing, 3.0), atol=1e-5)
+
+
 @pytest.mark.parametrize("steps", [0, 2])
 def test_all_known_or_nothing_known(model: ImaginationModel, steps: int) -> None:
     rgb, distance, mask = known_part()

@@ -5,7 +5,7 @@ import torch
 
 import official_models as tiny
 from spatia_env.errors import ActionError, CaseError
-from spatia_env.models.pipeline import ClipShape
+from spatia_env.models.generator import ClipShape
 from spatia_env.models.wan.autoencoder import latent_frames
 from spatia_env.models.wan.pipeline import SpatiaWanPipeline
 from spatia_env.models.wan.sampling import (

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from spatia_env.errors import ActionError
 from spatia_env.memory.panorama import panorama_rays
-from spatia_env.models.imagination import ImaginationModel
+from spatia_env.models.loading import load_checkpoint
 from spatia_env.train.imagination import ImaginationConfig, train_imagination
 from spatia_env.train.imagination_detail import DetailBatches, DetailConfig, train_detail
 from spatia_env.train.imagination_export import ExportConfig, export_imagination
@@ -25,6 +25,7 @@ from spatia_env.train.panorama_data import (
     view_mask,
 )
 from spatia_env.train.panoramas import PanoramasConfig, render_panoramas
+from untrained import write_untrained
 
 
 @pytest.fixture(scope="module")
@@ -131,17 +132,17 @@ def test_training_resumes(runs: Path, folder: Path) -> None:
 
 
 def test_the_exported_folder_loads_and_draws(runs: Path, folder: Path, tmp_path: Path) -> None:
-    out, sheet = tmp_path / "imagination", tmp_path / "sheet.png"
+    out, sheet = write_untrained(tmp_path), tmp_path / "sheet.png"
     config = ExportConfig(runs / "layout", runs / "detail", out, sheet, folder, rooms=1, samples=1)
     assert 1e6 < export_imagination(config) < 20e6
-    assert len(list(out.glob("*.safetensors"))) == 1 and (out / "config.json").is_file()
-    model = ImaginationModel.from_pretrained(out).bfloat16()
+    model = load_checkpoint(out).imagination
     nothing = torch.zeros(1, 192, 768)
     rgb, distance = model.complete(
         nothing[:, None].expand(-1, 3, -1, -1), nothing, nothing > 0, torch.Generator().manual_seed(0), 1, 1
     )
     assert torch.isfinite(rgb).all() and (distance > 0).all()
-    assert Image.open(sheet).width == 3 * 384
+    with Image.open(sheet) as image:
+        assert image.width == 3 * 384
 
 
 def test_no_shards_is_said(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 import official_models as tiny
 from spatia_env import cli
 from spatia_env.errors import ActionError, CheckpointError
-from spatia_env.models.transformer import SpatiaTransformer3DModel
 from spatia_env.models.wan.convert import ConvertConfig, convert
 from spatia_env.models.wan.convert_layouts import (
     lora_layers,
@@ -22,6 +21,7 @@ from spatia_env.models.wan.convert_layouts import (
 from spatia_env.models.wan.folders import load_module
 from spatia_env.models.wan.pipeline import load_official
 from spatia_env.models.wan.text_encoder import UMT5TextEncoder
+from spatia_env.models.wan.transformer import LoraTransformer3DModel
 from spatia_env.train.episodes import EpisodeStore
 from spatia_env.train.loop import LoopConfig
 from spatia_env.train.official import OfficialTrainConfig, OfficialTrainer, train_official
@@ -140,7 +140,7 @@ def test_clips_that_cannot_be_are_named(files, tmp_path):
 
 
 def parts_of(folder, dtype=torch.float32):
-    return load_module(SpatiaTransformer3DModel, folder / "transformer", "transformer", dtype, CPU)
+    return load_module(LoraTransformer3DModel, folder / "transformer", "transformer", dtype, CPU)
 
 
 def trainer_of(config):
@@ -277,7 +277,7 @@ def test_names_find_their_way_back():
     for name in [*weights.tensors("dit_weights"), *weights.tensors("vace_weights")]:
         assert release_name(transformer_name(name)) == name
     with torch.device("meta"):
-        full = SpatiaTransformer3DModel()
+        full = LoraTransformer3DModel()
     for name in full.state_dict():
         assert transformer_name(release_name(name)) == name
     assert lora_layers(release_lora_layers(weights.lora)).keys() == weights.lora.keys()
@@ -291,7 +291,7 @@ def test_bad_settings_are_named(files, tmp_path):
         train_official(OfficialTrainConfig(tmp_path))
     save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")
     with torch.device("meta"):
-        bare = SpatiaTransformer3DModel(
+        bare = LoraTransformer3DModel(
             num_attention_heads=1, attention_head_dim=12, num_layers=1, control_layers=(), ffn_dim=8
         )
     with pytest.raises(CheckpointError, match="no control branch"):

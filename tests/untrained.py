@@ -7,13 +7,14 @@ import torch
 from safetensors.torch import save_file
 
 from spatia_env.models.autoencoder import TinyAutoencoder
+from spatia_env.models.imagination import ImaginationModel
 from spatia_env.models.text_encoder import SentenceTextEncoder
 from spatia_env.models.transformer import SpatiaTransformer3DModel
 from spatia_env.slam.depth_network import TinyGeometry
 
 
-def write_untrained(folder: Path) -> Path:
-    """Write the checkpoint into `folder` and return it."""
+def write_untrained(folder: Path, imagination: bool = False) -> Path:
+    """Write the checkpoint into `folder` and return it; with an imagination of 48x192 if asked for."""
     torch.manual_seed(0)
     networks = {
         "transformer": SpatiaTransformer3DModel(
@@ -35,6 +36,11 @@ def write_untrained(folder: Path) -> Path:
         ),
         "geometry": TinyGeometry(channels=(16, 16, 32), blocks=(1, 1, 1)),
     }
+    if imagination:
+        small = {"layout_widths": (16, 16, 32), "layout_blocks": (1, 1, 1), "layout_heads": 2}
+        networks["imagination"] = ImaginationModel(**small, detail_widths=None, height=48)
+        for parameter in networks["imagination"].parameters():  # a fresh one answers the same to any noise
+            parameter.data += 0.1 * torch.randn_like(parameter)
     config = {"format": 1, "name": "untrained", "shape": {}, "sigmas": [1.0]}
     for name, network in networks.items():
         state = {key: value.contiguous() for key, value in network.state_dict().items()}

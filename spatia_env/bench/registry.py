@@ -83,11 +83,12 @@ def figure(
 
     def register(measure: M) -> M:
         name, title = measure.__name__, (measure.__doc__ or "").strip().split("\n")[0].rstrip(".")
+        word = title.split(" ")[0][1:]  # abbreviations keep their capitals
         if name in FIGURES:
             raise ValueError(f"figure {name}: registered twice.")
         FIGURES[name] = Figure(
             name,
-            title[:1].lower() + title[1:] if title[1:2].islower() else title,
+            title[:1].lower() + title[1:] if word.islower() or not word else title,
             unit,
             better,
             target,

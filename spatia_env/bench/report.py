@@ -261,12 +261,15 @@ def badness(figure: dict[str, Any], value: float) -> float:
 
 
 def group_lines(content: dict[str, Any], group: str) -> list[str]:
-    """A group's rows: a system each, a figure a column."""
+    """A group's rows: a system each, a figure a column; titles of figures that have no target, as
+    `target_lines` has the others.
+    """
     figures = [figure for figure in content["figures"] if figure["group"] == group]
     values = {(row["figure"], row["system"]): row for row in content["rows"] if row["group"] == group}
     systems = [name for name in content["systems"] if any((f["name"], name) in values for f in figures)]
     order = {name: index for index, name in enumerate(SYSTEMS)}
-    lines = [f"- `{f['name']}`: {f['title']}" + (f", {f['unit']}" if f["unit"] else "") for f in figures]
+    untold = [figure for figure in figures if figure["met"] is None]
+    lines = [f"- `{f['name']}`: {f['title']}" + (f", {f['unit']}" if f["unit"] else "") for f in untold]
     lines += [
         "",
         "| row | " + " | ".join(figure["name"] for figure in figures) + " |",

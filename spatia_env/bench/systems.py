@@ -22,7 +22,8 @@ from spatia_env.bench.episodes import FRAMES, Truth
 from spatia_env.bench.guard import check_no_truth
 from spatia_env.errors import ActionError
 
-ENV_ID = "spatia_env:SpatiaPath-v0"
+ENV_ID, WORLD_ID = "spatia_env:SpatiaPath-v0", "spatia_env:Spatia-v0"
+TWIN_ID = "spatia_env:SpatiaSim-v0"
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def systems_of(names: Sequence[str]) -> list[System]:
     return [SYSTEMS[name] for name in names]
 
 
-# -- the one place where an environment is made
+# -- the one place where environments are made
 
 
 def make_env(options: Mapping[str, Any], size: tuple[int, int], model: str | None, **more: Any) -> gym.Env:
@@ -110,6 +111,20 @@ def make_env(options: Mapping[str, Any], size: tuple[int, int], model: str | Non
     """
     named: dict[str, Any] = {} if model is None else {"model": model}
     return gym.make(ENV_ID, size=size, max_episode_steps=10_000, **named, **options, **more)
+
+
+def make_task_env(
+    simulated: bool, task: str, size: tuple[int, int], model: str | None, render_only: bool = False
+) -> gym.Env:
+    """The environment that policies act in, twists as actions: the generated world or the simulator.
+
+    `render_only` shows the map's render in place of what the model makes of it.
+    """
+    named: dict[str, Any] = {} if model is None else {"model": model}
+    if render_only:
+        named["render_only"] = True
+    world = TWIN_ID if simulated else WORLD_ID
+    return gym.make(world, task=task, judge=True, size=size, block_collisions=False, **named)
 
 
 def env_options() -> set[str]:

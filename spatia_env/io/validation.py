@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from spatia_env.errors import ActionError, PoseError, PromptError
-from spatia_env.geometry import rigid_problem
 
 MAX_EVENT_LENGTH = 256
 MAX_PROMPT_LENGTH = 2000
@@ -124,6 +123,10 @@ def as_pose(value: Any, name: str = "pose") -> np.ndarray:
     Raises:
         PoseError: If it is not numeric, finite, rigid and right-handed.
     """
+    from spatia_env.geometry import (
+        rigid_problem,  # it loads torch, which the command line's help does without
+    )
+
     pose = as_real_array(value, name, PoseError)
     if pose.shape != (4, 4):
         raise PoseError(f"{name}: expected a 4x4 camera-to-world matrix, got shape {list(pose.shape)}.")

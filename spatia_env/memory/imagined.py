@@ -137,7 +137,9 @@ def _added(
     first[1:] = (np.diff(key[order]) != 0) | (np.diff(voxel[order]) != 0)
     chosen = order[first]
     rows = np.zeros(len(chosen), dtype=blk.POINT)
-    rows["voxel"], rows["position"], rows["radius"] = voxel[chosen], place[chosen], spacing[chosen]
+    rows["voxel"], rows["position"] = voxel[chosen], place[chosen]
+    # A point stands for its whole voxel: near surfaces must not fall apart into dots.
+    rows["radius"] = np.maximum(spacing[chosen], points.voxel)
     rows["colour"], rows["weight"] = to_uint8(rgb[within].numpy()[chosen]), WEIGHT
     rows["layer"], rows["first_step"], rows["last_step"] = blk.IMAGINED, step, step
     owner, changed, count = key[chosen], {}, 0

@@ -1,6 +1,7 @@
 """The transformer's parts: rotary positions, time embedding, attention and blocks.
 
-Parameter names are those of diffusers' Wan classes, so converted weights load without a map of our own.
+Parameter names are those of diffusers' Wan classes, so converted weights load without a map of our own. The
+classes are not derived from those: importing them loads transformers, peft and scipy, 1.7 s of every start.
 Three things differ from the stock blocks, none in the numbers. Modulation has one row per latent frame,
 broadcast over that frame's tokens; the stock code stores one row per token, 2 GB at full size. Hints of the
 control branch are added *inside* the main block, so that block caches see them once. And on the CPU the
@@ -8,8 +9,10 @@ rotation is one complex multiplication.
 """
 
 import torch
+from diffusers.models.attention import AttentionModuleMixin, FeedForward
 from diffusers.models.attention_dispatch import dispatch_attention_fn
-from diffusers.models.transformers.transformer_wan import WanAttention, WanAttnProcessor, WanTransformerBlock
+from diffusers.models.embeddings import PixArtAlphaTextProjection, TimestepEmbedding
+from diffusers.models.normalization import FP32LayerNorm
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -93,12 +96,15 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
     return torch.stack([first * cos - second * sin, first * sin + second * cos], -1).flatten(-2).type_as(x)
 
 
-class SpatiaAttnProcessor(WanAttnProcessor):
+class SpatiaAttnProcessor:
     """Self- and cross-attention of one block; the back-end is the one `set_attention_backend` chose."""
+
+    _attention_backend = None
+    _parallel_config = None
 
     def __call__(
         self,
-        attn: WanAttention,
+        attn: "SpatiaAttention",
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -124,7 +130,7 @@ def _normed(norm: nn.Module, x: Tensor) -> Tensor:
 
 
 def _project(
-    attn: WanAttention, hidden_states: Tensor, context: Tensor | None
+    attn: "SpatiaAttention", hidden_states: Tensor, context: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     fused = getattr(attn, "fused_projections", False)
     if context is None:
@@ -134,6 +140,39 @@ def _project(
     elif fused:
         return attn.to_q(hidden_states), *attn.to_kv(context).chunk(2, dim=-1)
     return attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
+
+
+class SpatiaAttention(nn.Module, AttentionModuleMixin):
+    """Multi-head attention with RMS norms over all heads of queries and keys; named as diffusers' `WanAttention`.
+
+    Args:
+        dim: Channels of the tokens; a head has `dim / heads`.
+        heads: Heads.
+        eps: Of the norms.
+        is_cross_attention: Whether keys and values are taken from the text.
+    """
+
+    _default_processor_cls = SpatiaAttnProcessor
+    _available_processors = (SpatiaAttnProcessor,)
+    use_bias = True
+
+    def __init__(self, dim: int, heads: int, eps: float, is_cross_attention: bool) -> None:
+        super().__init__()
+        self.heads, self.is_cross_attention = heads, is_cross_attention
+        self.to_q, self.to_k, self.to_v = (nn.Linear(dim, dim) for _ in range(3))
+        self.to_out = nn.ModuleList([nn.Linear(dim, dim)])
+        self.norm_q, self.norm_k = (nn.RMSNorm(dim, eps=eps) for _ in range(2))
+        self.set_processor(SpatiaAttnProcessor())
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        rotary_emb: Tensor | None = None,
+    ) -> Tensor:
+        """See `SpatiaAttnProcessor`."""
+        return self.processor(self, hidden_states, encoder_hidden_states, attention_mask, rotary_emb)
 
 
 class SinusoidalTime(nn.Module):
@@ -151,6 +190,31 @@ class SinusoidalTime(nn.Module):
         exponent = torch.arange(half, dtype=torch.float64, device=device) / half
         angle = timestep.to(device).double()[:, None] * torch.pow(ROPE_THETA, -exponent)
         return torch.cat([angle.cos(), angle.sin()], dim=-1).to(torch.float32).to(timestep.device)
+
+
+class TimeTextEmbedding(nn.Module):
+    """Embeds timesteps and text; named as diffusers' `WanTimeTextImageEmbedding`.
+
+    Args:
+        dim: Channels of the tokens.
+        freq_dim: Channels of the time sinusoid.
+        text_dim: Channels of the text embeddings.
+    """
+
+    def __init__(self, dim: int, freq_dim: int, text_dim: int) -> None:
+        super().__init__()
+        self.timesteps_proj = SinusoidalTime(freq_dim)
+        self.time_embedder = TimestepEmbedding(in_channels=freq_dim, time_embed_dim=dim)
+        self.act_fn = nn.SiLU()
+        self.time_proj = nn.Linear(dim, dim * 6)
+        self.text_embedder = PixArtAlphaTextProjection(text_dim, dim, act_fn="gelu_tanh")
+
+    def forward(self, timestep: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(time [B, R, D], modulation [B, R, 6 D], text [B, L, D]) of timesteps [B, R] and text [B, L, text_dim]."""
+        sinusoid = self.timesteps_proj(timestep.flatten()).unflatten(0, timestep.shape)
+        dtype = next(self.time_embedder.parameters()).dtype
+        time = self.time_embedder(sinusoid if dtype == torch.int8 else sinusoid.to(dtype)).type_as(text)
+        return time, self.time_proj(self.act_fn(time)), self.text_embedder(text)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -171,15 +235,18 @@ def gated_add(x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
     return total.flatten(1, 2)
 
 
-class SpatiaBlock(WanTransformerBlock):
+class SpatiaBlock(nn.Module):
     """A Wan block with one modulation row per latent frame and the control hint added at its end."""
 
-    def __init__(
-        self, dim: int, ffn_dim: int, num_heads: int, qk_norm: str, cross_attn_norm: bool, eps: float
-    ) -> None:
-        super().__init__(dim, ffn_dim, num_heads, qk_norm, cross_attn_norm, eps)
-        self.attn1.set_processor(SpatiaAttnProcessor())
-        self.attn2.set_processor(SpatiaAttnProcessor())
+    def __init__(self, dim: int, ffn_dim: int, num_heads: int, cross_attn_norm: bool, eps: float) -> None:
+        super().__init__()
+        self.norm1 = FP32LayerNorm(dim, eps, elementwise_affine=False)
+        self.attn1 = SpatiaAttention(dim, num_heads, eps, is_cross_attention=False)
+        self.attn2 = SpatiaAttention(dim, num_heads, eps, is_cross_attention=True)
+        self.norm2 = FP32LayerNorm(dim, eps, elementwise_affine=True) if cross_attn_norm else nn.Identity()
+        self.ffn = FeedForward(dim, inner_dim=ffn_dim, activation_fn="gelu-approximate")
+        self.norm3 = FP32LayerNorm(dim, eps, elementwise_affine=False)
+        self.scale_shift_table = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
 
     def forward(
         self,
@@ -223,16 +290,9 @@ class SpatiaControlBlock(SpatiaBlock):
     """A block of the control branch: the same layers on control tokens, and a projection to a hint."""
 
     def __init__(
-        self,
-        dim: int,
-        ffn_dim: int,
-        num_heads: int,
-        qk_norm: str,
-        cross_attn_norm: bool,
-        eps: float,
-        first: bool,
+        self, dim: int, ffn_dim: int, num_heads: int, cross_attn_norm: bool, eps: float, first: bool
     ) -> None:
-        super().__init__(dim, ffn_dim, num_heads, qk_norm, cross_attn_norm, eps)
+        super().__init__(dim, ffn_dim, num_heads, cross_attn_norm, eps)
         self.proj_in = nn.Linear(dim, dim) if first else None
         self.proj_out = nn.Linear(dim, dim)
         # A new branch starts silent and learns to speak (training from scratch or from the base model).

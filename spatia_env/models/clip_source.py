@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from spatia_env.io.frames import from_video, to_uint8, to_video
-from spatia_env.models.pipeline import ClipShape, SpatiaPipeline
+from spatia_env.models.generator import ClipGenerator, ClipShape
 from spatia_env.models.spatial_conditioning import FALLING_PLANES, falling_in_view, place_planes
 
 CONTINUED_PLANES = 4
@@ -82,20 +82,20 @@ class ClipSource(Protocol):
 
 
 class ModelClips:
-    """Clips of a diffusion pipeline, one call for all requests of equal shapes.
+    """Clips of a diffusion model, one call for all requests of equal shapes.
 
     Each request has a noise generator of its own, so what a world shows does not depend on its neighbours beyond the
     rounding of sums.
 
     Args:
-        pipeline: `SpatiaPipeline`, of any size.
+        generator: `ClipGenerator` or `SpatiaPipeline`, of any size.
     """
 
     rests = True
 
-    def __init__(self, pipeline: SpatiaPipeline) -> None:
-        self.pipeline, self.shape = pipeline, pipeline.shape
-        self.reads_known_words, self.reads_continued = pipeline.reads_known_words, pipeline.reads_continued
+    def __init__(self, generator: ClipGenerator) -> None:
+        self.generator, self.shape = generator, generator.shape
+        self.reads_known_words, self.reads_continued = generator.reads_known_words, generator.reads_continued
 
     def begin(self, scene: int | str | None, size: tuple[int, int]) -> None:
         """Nothing to prepare."""
@@ -112,8 +112,8 @@ class ModelClips:
 
     def _call(self, requests: Sequence[ClipRequest]) -> list[Tensor]:
         generators = [torch.Generator().manual_seed(request.seed) for request in requests]
-        stride = self.pipeline.autoencoder.spatial_stride
-        video = self.pipeline(
+        stride = self.generator.autoencoder.spatial_stride
+        video = self.generator(
             [request.text for request in requests],
             torch.stack([(request.scene_render * 2 - 1).transpose(0, 1) for request in requests]),
             torch.stack([request.known.float()[None] for request in requests]),

@@ -20,6 +20,7 @@ from torch import Tensor
 from spatia_env.errors import ActionError
 from spatia_env.models.panorama_networks import (
     CHANNELS,
+    DETAIL_SCALE,
     ZOOM,
     DetailNetwork,
     LayoutNetwork,
@@ -121,16 +122,18 @@ class ImaginationModel(ModelMixin, ConfigMixin):
         self, known: Tensor, layout: Tensor, generator: torch.Generator, num_steps: int
     ) -> Tensor:
         """Colours and log distance [B, 4, H, W] of a layout [B, 7, h, w]; known pixels may differ from those given."""
+        large = enlarge(layout)[:, :4]
         if self.detail is None or not num_steps:
-            return enlarge(layout)[:, :4]
-        detail, said = self.detail, [layout]
+            return large
+        detail, distance = self.detail, [large[:, 3:]]
+        fixed = (known[:, :3] - large[:, :3]) * DETAIL_SCALE
 
         def clean(noisy: Tensor, time: Tensor) -> Tensor:
-            said[0] = detail(noisy, time, known, layout, known)
-            return torch.lerp(said[0][:, :3], known[:, :3], known[:, 4:])
+            drawn, distance[0] = detail(noisy, time, known, layout, known).split([3, 1], dim=1)
+            return torch.lerp(drawn, fixed, known[:, 4:])
 
-        colour = integrate(clean, _noise(known[:, :3].shape, generator, known), num_steps)
-        return torch.cat([colour, said[0][:, 3:]], dim=1)
+        drawn = integrate(clean, _noise(known[:, :3].shape, generator, known), num_steps)
+        return torch.cat([large[:, :3] + drawn / DETAIL_SCALE, distance[0]], dim=1)
 
     def _check(self, rgb: Tensor, distance: Tensor, mask: Tensor, num_steps: int) -> None:
         size = (self.config.height, 4 * self.config.height)

@@ -15,10 +15,11 @@ import torch
 
 from spatia_env.errors import ActionError, CheckpointError
 from spatia_env.io.weights import load_network, read_json
-from spatia_env.models.pipeline import ClipShape, SpatiaPipeline
+from spatia_env.models.generator import ClipGenerator, ClipShape
 
-if TYPE_CHECKING:  # it loads classes that the tiny size does not need
+if TYPE_CHECKING:  # they load classes that not every checkpoint needs
     from spatia_env.models.imagination import ImaginationModel
+    from spatia_env.models.pipeline import SpatiaPipeline
     from spatia_env.models.wan.options import OfficialOptions
 
 FORMAT = 1
@@ -31,7 +32,7 @@ class Checkpoint:
     """A loaded checkpoint.
 
     Attributes:
-        pipeline: Makes clips.
+        generator: Makes clips.
         config: Its config.json, or the model_index.json of official weights.
         folder: Where it was loaded from.
         id: Name and hash of its weights.
@@ -41,13 +42,23 @@ class Checkpoint:
         imagination: Completes panoramas; None where the checkpoint has no such network.
     """
 
-    pipeline: SpatiaPipeline
+    generator: ClipGenerator
     config: dict[str, Any]
     folder: Path
     id: str
     geometry: Path
     options: "OfficialOptions | None" = None
     imagination: "ImaginationModel | None" = None
+
+    @functools.cached_property
+    def pipeline(self) -> "SpatiaPipeline":
+        """The generator as a diffusers pipeline."""
+        from spatia_env.models.pipeline import SpatiaPipeline
+
+        made = self.generator
+        if isinstance(made, SpatiaPipeline):
+            return made
+        return SpatiaPipeline(made.transformer, made.autoencoder, made.text_encoder, made.shape, made.sigmas)
 
 
 def load_checkpoint(name: str | Path, options: Mapping[str, Any] | None = None) -> Checkpoint:
@@ -108,11 +119,11 @@ def _load(folder: Path) -> Checkpoint:
         SpatiaTransformer3DModel, config["transformer"], folder / "transformer.safetensors"
     )
     autoencoder = load_network(TinyAutoencoder, config["autoencoder"], folder / "autoencoder.safetensors")
-    pipeline = SpatiaPipeline(
+    generator = ClipGenerator(
         transformer, autoencoder, sentence_encoder(), ClipShape(**config["shape"]), tuple(config["sigmas"])
     )
     name = f"{config['name']}-{weights_hash(folder)[:12]}"
-    return Checkpoint(pipeline, config, folder, name, folder, imagination=_load_imagination(config, folder))
+    return Checkpoint(generator, config, folder, name, folder, imagination=_load_imagination(config, folder))
 
 
 def _load_imagination(config: dict[str, Any], folder: Path) -> "ImaginationModel | None":

@@ -26,6 +26,10 @@ FOLD, ZOOM = 3, 6
 """Pixels along the edge of a cell of the detail network, and of a pixel of the layout."""
 
 
+DETAIL_SCALE = 4.0
+"""Colours differ so much less from the enlarged layout than from their mean: the flow of detail starts near its end."""
+
+
 def encode_distance(distance: Tensor) -> Tensor:
     """Metres -> the networks' scale: 0 at 2.5 m, about 1 at 5.75 m."""
     return (distance.clamp(NEAREST, FARTHEST) / MIDDLE_DISTANCE).log() * DISTANCE_SCALE
@@ -226,7 +230,9 @@ class LayoutNetwork(nn.Module):
 
 
 class DetailNetwork(nn.Module):
-    """Predicts clean colours and log distance [B, 4, H, W] at full resolution from noisy colours and the layout.
+    """Predicts detail and log distance [B, 4, H, W] at full resolution from noisy detail and the layout.
+
+    Detail is what colours differ from those of the enlarged layout, times `DETAIL_SCALE`.
 
     Args:
         widths: Channels where a cell is 3 and 6 pixels wide; the second is as fine as the layout.
@@ -250,7 +256,7 @@ class DetailNetwork(nn.Module):
         )
         self.summary = nn.Linear(65 * BANDS, embedding)
         self.rows = nn.Parameter(torch.zeros(1, fine, height // FOLD, 1))
-        # Noisy colours, what is known, and the enlarged layout.
+        # Noisy detail, what is known, and the enlarged layout.
         self.stem = nn.Conv2d(FOLD**2 * (3 + KNOWN + CHANNELS), fine, 1)
         self.layout = CircularConv(CHANNELS, coarse)
         self.down = nn.ModuleList(ConvBlock(fine, embedding, ChannelNorm(fine)) for _ in range(blocks[0]))
@@ -276,10 +282,10 @@ class DetailNetwork(nn.Module):
         return torch.cat([total, F.avg_pool2d(share, band)], dim=1).flatten(1)
 
     def forward(self, noisy: Tensor, time: Tensor, known: Tensor, layout: Tensor, whole: Tensor) -> Tensor:
-        """Clean colours and log distance [B, 4, H, W] of panoramas, or of upright strips of them.
+        """Clean detail and log distance [B, 4, H, W] of panoramas, or of upright strips of them.
 
         Args:
-            noisy: time * clean + (1 - time) * noise, colours [B, 3, H, W].
+            noisy: time * clean + (1 - time) * noise, detail [B, 3, H, W].
             time: [B] in [0, 1]; 0 is noise.
             known: What is known [B, 5, H, W].
             layout: Of the layout network [B, 7, H / 6, W / 6].
@@ -297,7 +303,8 @@ class DetailNetwork(nn.Module):
         )
         x = _run(self.coarse, self.to_coarse(fine) + self.layout(layout.to(dtype)), embedding)
         x = _run(self.up, fine + self.from_coarse(x), embedding)
-        return large[:, :4] + F.pixel_shuffle(self.head(F.silu(self.norm(x))), FOLD).float()
+        said = F.pixel_shuffle(self.head(F.silu(self.norm(x))), FOLD).float()
+        return torch.cat([said[:, :3], large[:, 3:4] + said[:, 3:]], dim=1)
 
 
 def enlarge(layout: Tensor) -> Tensor:

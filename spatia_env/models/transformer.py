@@ -8,19 +8,21 @@ import math
 from typing import Any
 
 import torch
+from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
+from diffusers.models.attention import AttentionMixin
+from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.normalization import FP32LayerNorm
-from diffusers.models.transformers.transformer_wan import WanTimeTextImageEmbedding, WanTransformer3DModel
 from diffusers.utils import is_accelerate_available
 from torch import Tensor, nn
 
 from spatia_env.errors import ActionError, CheckpointError
 from spatia_env.models.blocks import (
     RotaryPositions,
-    SinusoidalTime,
     SpatiaBlock,
     SpatiaControlBlock,
+    TimeTextEmbedding,
     modulate,
 )
 
@@ -90,10 +92,11 @@ def check_sizes(
         raise CheckpointError("control_at_input: needs a control branch; name its blocks in control_layers.")
 
 
-class SpatiaTransformer3DModel(WanTransformer3DModel):
+class SpatiaTransformer3DModel(ModelMixin, ConfigMixin, CacheMixin, AttentionMixin):
     """Velocity of latents under flow matching, given text, known frames and what memory renders.
 
-    The defaults are the official size; `SpatiaTransformer3DModel.from_config` builds any other.
+    The defaults are the official size; `SpatiaTransformer3DModel.from_config` builds any other. It takes no LoRA;
+    `models.wan.transformer.LoraTransformer3DModel` does.
 
     Args:
         patch_size: (1, height, width) of a patch in latents.
@@ -120,6 +123,7 @@ class SpatiaTransformer3DModel(WanTransformer3DModel):
         CheckpointError: If the sizes fit no model.
     """
 
+    _supports_gradient_checkpointing = True
     _no_split_modules = ("SpatiaBlock", "SpatiaControlBlock")
     _repeated_blocks = ("SpatiaBlock", "SpatiaControlBlock")
     _skip_layerwise_casting_patterns = (
@@ -130,8 +134,11 @@ class SpatiaTransformer3DModel(WanTransformer3DModel):
         "norm",
     )
     # diffusers cannot load with parts kept in float32 unless accelerate is there.
-    _keep_in_fp32_modules = WanTransformer3DModel._keep_in_fp32_modules if is_accelerate_available() else None
-    _cp_plan = None  # the stock plan splits one kind of token; this sequence has two
+    _keep_in_fp32_modules = (
+        ["rope", "time_embedder", "scale_shift_table", "norm1", "norm2", "norm3"]
+        if is_accelerate_available()
+        else None
+    )
 
     @register_to_config
     def __init__(
@@ -154,18 +161,14 @@ class SpatiaTransformer3DModel(WanTransformer3DModel):
         control_at_input: bool = False,
         place_channels: int = 0,
     ) -> None:
-        # The parent would build stock blocks only for them to be thrown away, 10 GB at full size.
-        super(WanTransformer3DModel, self).__init__()
+        super().__init__()
         check_sizes(patch_size, attention_head_dim, num_layers, control_layers, control_at_input)
         dim = num_attention_heads * attention_head_dim
-        block = (dim, ffn_dim, num_attention_heads, qk_norm, cross_attn_norm, eps)
+        block = (dim, ffn_dim, num_attention_heads, cross_attn_norm, eps)
 
         self.rope = RotaryPositions(attention_head_dim, rope_max_seq_len)
         self.patch_embedding = nn.Conv3d(in_channels, dim, kernel_size=patch_size, stride=patch_size)
-        self.condition_embedder = WanTimeTextImageEmbedding(
-            dim=dim, time_freq_dim=freq_dim, time_proj_dim=dim * 6, text_embed_dim=text_dim
-        )
-        self.condition_embedder.timesteps_proj = SinusoidalTime(freq_dim)
+        self.condition_embedder = TimeTextEmbedding(dim, freq_dim, text_dim)
         self.blocks = nn.ModuleList(SpatiaBlock(*block) for _ in range(num_layers))
         if control_layers:
             self.vace_patch_embedding = nn.Conv3d(
@@ -306,9 +309,8 @@ class SpatiaTransformer3DModel(WanTransformer3DModel):
         """(temb [B, R, D], modulation [B, R, 6, D], text [B, L, D]), R = 1 or one row per latent frame."""
         timestep = timestep.reshape(-1, 1) if timestep.ndim < 2 else timestep
         timestep = timestep.expand(batch, -1)
-        temb, projected, context, _ = self.condition_embedder(
-            timestep.flatten(), text.to(self.patch_embedding.weight.dtype), timestep_seq_len=timestep.shape[1]
-        )
+        text = text.to(self.patch_embedding.weight.dtype)
+        temb, projected, context = self.condition_embedder(timestep, text)
         return temb, projected.unflatten(2, (6, -1)), context
 
     def _control_hints(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from spatia_env.errors import ActionError
 from spatia_env.models.clip_source import ClipRequest
-from spatia_env.models.pipeline import ClipShape
+from spatia_env.models.generator import ClipShape
 from spatia_env.sim.scenes import SimFrame, SimScene, open_scene
 from spatia_env.slam.depth_network import Geometry
 

@@ -21,11 +21,13 @@ from spatia_env.sim.shapes import Mesh
 
 
 def _import_quietly() -> ModuleType:
-    """PyBullet, without its greeting: it prints a build time to stdout, which would spoil JSON there."""
+    """PyBullet, without its greeting: it prints a build time to stdout or stderr, by its version."""
     sys.stdout.flush()
-    # The line is written by C code, so the file descriptor itself has to point elsewhere for a moment.
-    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    sys.stderr.flush()
+    # The line is written by C code, so the file descriptors themselves have to point elsewhere for a moment.
+    kept, nowhere = (os.dup(1), os.dup(2)), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
     try:
         import pybullet
 
@@ -33,8 +35,9 @@ def _import_quietly() -> ModuleType:
     finally:
         # C buffers what it prints to a pipe: it must leave while stdout still points nowhere.
         ctypes.CDLL(None).fflush(None)
-        os.dup2(kept, 1)
-        os.close(kept)
+        for descriptor, copy in zip((1, 2), kept, strict=True):
+            os.dup2(copy, descriptor)
+            os.close(copy)
         os.close(nowhere)
 
 

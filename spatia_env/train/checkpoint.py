@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from spatia_env.errors import ActionError, CheckpointError
 from spatia_env.io.weights import write_tensors
+from spatia_env.models.generator import ClipShape
 from spatia_env.models.loading import FORMAT, PACKAGED, TINY, read_config
-from spatia_env.models.pipeline import ClipShape
 from spatia_env.models.spatial_conditioning import FALLING_CHANNELS, PLACE_CHANNELS
 from spatia_env.slam.depth_network import TinyGeometry
 from spatia_env.train.autoencoder import fresh_autoencoder
@@ -82,7 +82,7 @@ def _write_config(config: ShipConfig, parts: dict[str, Any]) -> None:
         "name": config.out.name,
         "shape": asdict(ClipShape()),
         "sigmas": list(config.sigmas),
-        "training": {stage: _progress(config.run_of(stage)) for stage in STAGES},
+        "training": {stage: progress_of(config.run_of(stage)) for stage in STAGES},
         **{
             name: {k: v for k, v in part.config.items() if not k.startswith("_")}
             for name, part in parts.items()
@@ -94,14 +94,15 @@ def _write_config(config: ShipConfig, parts: dict[str, Any]) -> None:
 def _write_card(config: ShipConfig, sizes: dict[str, float], total: float) -> None:
     rows = []
     for stage, part in STAGES.items():
-        made = _progress(config.run_of(stage))
+        made = progress_of(config.run_of(stage))
         figures = ", ".join(f"{name} {value:.3g}" for name, value in made["figures"].items())
         duration = f"{made['steps']} steps, {made['seconds'] / 60:.0f} min"
         rows.append(f"| {stage} | {sizes[f'{part}_parameters_m']} M | {duration} | {figures} |")
     (config.out / "README.md").write_text(CARD.format(rows="\n".join(rows), total=round(total, 1)))
 
 
-def _progress(run: Path) -> dict[str, Any]:
+def progress_of(run: Path) -> dict[str, Any]:
+    """Steps, seconds and last dev figures of a run."""
     progress = json.loads((run / "progress.json").read_text())
     return {"steps": progress["step"], "seconds": progress["seconds"], "figures": _last_figures(run)}
 

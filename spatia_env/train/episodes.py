@@ -33,7 +33,7 @@ from spatia_env.errors import ActionError
 from spatia_env.io.weights import write_tensors
 from spatia_env.memory.map import Map
 from spatia_env.memory.point_map import SceneMemory
-from spatia_env.models.pipeline import ClipShape
+from spatia_env.models.generator import ClipShape
 
 FRAMES, PRECEDING, REFERENCES = (
     ClipShape().num_frames,

@@ -12,16 +12,24 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from spatia_env.errors import ActionError
-from spatia_env.models.panorama_networks import ZOOM, DetailNetwork, encode_colour, encode_distance
+from spatia_env.models.panorama_networks import (
+    DETAIL_SCALE,
+    ZOOM,
+    DetailNetwork,
+    encode_colour,
+    encode_distance,
+    enlarge,
+)
 from spatia_env.train.imagination import call_in_bfloat16, timed
 from spatia_env.train.loop import LoopConfig, Trainer
 from spatia_env.train.panorama_data import draw_views, recolouring, shrink
 
 STRIP = 96
 """Columns of a strip, a multiple of 12; it has all rows, so that a cell's elevation is known."""
-DISTANCE_WEIGHT = 1.0
+DISTANCE_WEIGHT = 4.0
 KNOWN_WEIGHT = 0.1
-LEAST_NOISE = 0.2
+LAST_MOMENT = 0.8
+"""Play takes about four steps, the last of them before this time."""
 
 
 @dataclass(frozen=True)
@@ -172,16 +180,17 @@ class DetailBatches:
 def detail_loss(
     model: DetailNetwork, batch: DetailBatch, generator: torch.Generator
 ) -> tuple[Tensor, dict[str, float]]:
-    """The error of the velocity of colours at random moments, and the absolute error of log distance."""
+    """The squared error of detail at random moments, and the absolute error of log distance."""
     count = len(batch.clean)
-    moment = torch.sigmoid(torch.randn(count, generator=generator))
-    noise = torch.randn(batch.clean[:, :3].shape, generator=generator)
+    moment = LAST_MOMENT * torch.rand(count, generator=generator)
+    detail = (batch.clean[:, :3] - enlarge(batch.layout)[:, :3]) * DETAIL_SCALE
+    noise = torch.randn(detail.shape, generator=generator)
     t = moment[:, None, None, None]
-    noisy = t * batch.clean[:, :3] + (1 - t) * noise
+    noisy = t * detail + (1 - t) * noise
     said = call_in_bfloat16(model, noisy, moment, batch.known, batch.layout, batch.whole)
     unknown = 1 - (1 - KNOWN_WEIGHT) * batch.known[:, 4:]
-    weight = unknown / (1 - t).clamp_min(LEAST_NOISE) ** 2
-    colour = (weight * (said[:, :3] - batch.clean[:, :3]) ** 2).mean() / unknown.mean()
+    weight = unknown / (1 - t)
+    colour = (weight * (said[:, :3] - detail) ** 2).mean() / unknown.mean()
     distance = (unknown * (said[:, 3:] - batch.clean[:, 3:]).abs()).mean() / unknown.mean()
     parts = {"colour": colour.item(), "distance": distance.item()}
     return colour + DISTANCE_WEIGHT * distance, parts

@@ -1,7 +1,8 @@
-"""`spatia train imagination-export`: a model folder of both stages of the imagination, and a sheet of what it draws."""
+"""`spatia train imagination-export`: both stages of the imagination into a checkpoint, and a sheet of what it draws."""
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from spatia_env.geometry import intrinsics_from_fov, invert_se3, look_at
+from spatia_env.io.atomic import write_text
+from spatia_env.io.weights import write_tensors
 from spatia_env.memory.panorama import ALL_AROUND, extend_to_sphere, panorama_points
 from spatia_env.memory.rendering import render_points
 from spatia_env.models.imagination import ImaginationModel
-from spatia_env.train.loop import averaged_state
+from spatia_env.models.loading import read_config
+from spatia_env.train.checkpoint import progress_of
+from spatia_env.train.loop import averaged_state, half
 from spatia_env.train.panorama_data import view_mask
 
 VIEW = 128  # pixels of a perspective view
@@ -25,14 +30,14 @@ VIEWS = 8
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """Write a model folder from the averaged weights of two runs."""
+    """Put the averaged weights of two runs into a checkpoint folder."""
 
     layout: Path = Path("runs/imagination")
     """run folder of `spatia train imagination`"""
     detail: Path | None = Path("runs/imagination-detail")
     """run folder of `spatia train imagination-detail`; none for a model that only enlarges the layout"""
-    out: Path = Path("runs/imagination-export/imagination")
-    """folder of config.json and model.safetensors (half precision)"""
+    out: Path = Path("spatia_env/checkpoints/spatia-tiny")
+    """checkpoint folder that takes the model in: imagination.safetensors (half precision), and its config"""
     sheet: Path | None = None
     """picture of what the model draws for panoramas of `dev`"""
     dev: Path = Path("runs/panoramas/dev")
@@ -44,16 +49,26 @@ class ExportConfig:
 
 
 def export_imagination(config: ExportConfig) -> int:
-    """Write the folder and the sheet; returns the bytes of the weights."""
+    """Put the model into the checkpoint and write the sheet; returns the bytes of the weights.
+
+    Raises:
+        CheckpointError: `config.out` is no checkpoint folder.
+    """
+    about = read_config(config.out)
     model = assemble(config.layout, config.detail)
-    model.half().save_pretrained(config.out)
+    path = config.out / "imagination.safetensors"
+    write_tensors(path, {name: half(tensor) for name, tensor in model.state_dict().items()})
+    about["imagination"] = {name: v for name, v in model.config.items() if not name.startswith("_")}
+    runs = {"imagination": config.layout, "imagination-detail": config.detail}
+    about.setdefault("training", {}).update({name: progress_of(run) for name, run in runs.items() if run})
+    write_text(config.out / "config.json", json.dumps(about, indent=2) + "\n", "configuration")
     if config.sheet:
         rows = dev_panoramas(config.dev, config.rooms)
         drawn = [
             sheet_rows(model.bfloat16(), shard, config.samples, number) for number, shard in enumerate(rows)
         ]
         Image.fromarray(np.concatenate(drawn)).save(config.sheet)
-    return sum(file.stat().st_size for file in config.out.glob("*.safetensors"))
+    return path.stat().st_size
 
 
 def assemble(layout: Path, detail: Path | None) -> ImaginationModel:

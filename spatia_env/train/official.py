@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from spatia_env.errors import ActionError, CheckpointError, DependencyError
 from spatia_env.io.weights import write_tensors
 from spatia_env.models.conditioning import add_noise
-from spatia_env.models.transformer import SpatiaTransformer3DModel
 from spatia_env.models.wan.autoencoder import WanAutoencoder
 from spatia_env.models.wan.convert_layouts import release_lora_layers, release_name, transformer_name
 from spatia_env.models.wan.folders import KEPT_IN_FLOAT32, check_folder, load_module, read_small
@@ -40,6 +39,7 @@ from spatia_env.models.wan.sampling import (
 )
 from spatia_env.models.wan.schedulers import RELEASE_SHIFT
 from spatia_env.models.wan.text_encoder import PROMPT_SUFFIX, UMT5TextEncoder
+from spatia_env.models.wan.transformer import LoraTransformer3DModel
 from spatia_env.train.loop import LoopConfig, Trainer, open_processes
 from spatia_env.train.official_clips import ClipConfig, OfficialClip, random_clips
 
@@ -107,7 +107,7 @@ class ControlBranch(nn.Module):
         CheckpointError: If it has none.
     """
 
-    def __init__(self, transformer: SpatiaTransformer3DModel) -> None:
+    def __init__(self, transformer: LoraTransformer3DModel) -> None:
         super().__init__()
         if not transformer.config.control_layers:
             raise CheckpointError(
@@ -150,7 +150,7 @@ class LowRank(nn.Module):
     control_scale = 1.0
 
     def __init__(
-        self, transformer: SpatiaTransformer3DModel, rank: int, layers: dict[str, Tensor], seed: int = 0
+        self, transformer: LoraTransformer3DModel, rank: int, layers: dict[str, Tensor], seed: int = 0
     ) -> None:
         super().__init__()
         if layers:
@@ -182,7 +182,7 @@ class LowRank(nn.Module):
         return release_lora_layers(plain)
 
 
-def _add_new(transformer: SpatiaTransformer3DModel, rank: int, seed: int) -> None:
+def _add_new(transformer: LoraTransformer3DModel, rank: int, seed: int) -> None:
     try:
         from peft import LoraConfig
     except ImportError as cause:
@@ -219,7 +219,7 @@ class OfficialTrainer:
     def __init__(
         self,
         config: OfficialTrainConfig,
-        transformer: SpatiaTransformer3DModel,
+        transformer: LoraTransformer3DModel,
         autoencoder: WanAutoencoder,
         text_encoder: Any,
         adapter: dict[str, Tensor] | None = None,
@@ -372,7 +372,7 @@ def train_official(config: OfficialTrainConfig) -> dict[str, float]:
     check_folder(config.model)
     device, dtype = compute_device(config.device), getattr(torch, config.dtype)
     transformer = load_module(
-        SpatiaTransformer3DModel, config.model / "transformer", "transformer", dtype, device
+        LoraTransformer3DModel, config.model / "transformer", "transformer", dtype, device
     )
     vae = load_module(AutoencoderKLWan, config.model / "vae", "vae", dtype, device)
     words = UMT5TextEncoder(config.model, config.text_device, cache=config.prompt_cache, keep_loaded=True)

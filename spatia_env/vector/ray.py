@@ -166,7 +166,7 @@ def serve_pipeline(model: str, max_batch: int = 16, wait_seconds: float = 0.02, 
         def __init__(self, model: str) -> None:
             from spatia_env.models.loading import load_checkpoint
 
-            self.clips = ModelClips(load_checkpoint(model).pipeline)
+            self.clips = ModelClips(load_checkpoint(model).generator)
 
         @ray.serve.batch(max_batch_size=max_batch, batch_wait_timeout_s=wait_seconds)
         async def generate(self, requests: list[Arrays]) -> list[np.ndarray]:

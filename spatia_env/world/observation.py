@@ -15,7 +15,7 @@ from spatia_env.actions import EventText, PathBox
 from spatia_env.errors import ActionError
 from spatia_env.io.frames import to_uint8
 from spatia_env.memory.point_map import Growth
-from spatia_env.models.pipeline import ClipShape
+from spatia_env.models.generator import ClipShape
 from spatia_env.sim.referee import CELL
 from spatia_env.slam.pipeline import Registration
 from spatia_env.slam.tracking import TrackResult

@@ -236,5 +236,5 @@ def load_slam(slam: str | Slam, checkpoint: Checkpoint) -> Slam:
     if slam == "simulator":
         from spatia_env.sim.clip_source import SimulatedScene
 
-        return Slam(SimulatedScene(checkpoint.pipeline.shape), extend_planes=False)
+        return Slam(SimulatedScene(checkpoint.generator.shape), extend_planes=False)
     return Slam(load_estimator(checkpoint), track=slam != "off")

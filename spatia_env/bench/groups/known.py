@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from spatia_env.bench import metrics
-from spatia_env.bench.episodes import FRAMES, Truth
+from spatia_env.bench.episodes import FRAMES, Truth, slide
 from spatia_env.bench.registry import SIZE, Stage, figure, group
-from spatia_env.bench.systems import GIVEN, Rollout, System
+from spatia_env.bench.systems import GIVEN, Rollout, System, filled, joined
 
+PHOTOGRAPHS = ("chelsea", "retina")
+"""Pictures of the scikit-image wheel that no split trains on."""
 SIZES = ((128, 128), (256, 256), (192, 320))
 OFF = 40
 """Levels of 255 beyond which a known pixel counts as changed."""
@@ -19,9 +21,12 @@ OFF = 40
 
 @dataclass(frozen=True)
 class Known:
-    """Going a little aside and back, by size: the truth and what was shown."""
+    """Going a little aside and back: the truth and what was shown by size, and from a photograph u8 [H, W,
+    3].
+    """
 
     episodes: Mapping[tuple[int, int], tuple[Truth, Rollout]]
+    photo: tuple[np.ndarray, Rollout] | None = None
 
 
 def show(record: Known) -> Mapping[str, np.ndarray]:
@@ -35,16 +40,42 @@ def play(stage: Stage, scene: int, system: System) -> Known:
     """Two clips at every size; `smoke` has the smallest alone."""
     sizes = (SIZE,) if stage.small else SIZES
     truths = {size: stage.truth(scene, "glance", size) for size in sizes}
-    return Known({size: (truth, stage.players.roll(system, truth)) for size, truth in truths.items()})
+    photo = (
+        from_photograph(stage, scene, system)
+        if system.kind in ("model", "render") and not stage.small
+        else None
+    )
+    return Known({size: (truth, stage.players.roll(system, truth)) for size, truth in truths.items()}, photo)
+
+
+def from_photograph(stage: Stage, scene: int, system: System) -> tuple[np.ndarray, Rollout]:
+    """A photograph as the world shows it first, and two clips: 20 cm ahead, and back."""
+    from skimage import data
+
+    player = stage.players.get(system, SIZES[-1])
+    observation, _ = player.env.reset(
+        seed=0, options={"image": getattr(data, PHOTOGRAPHS[scene % len(PHOTOGRAPHS)])()}
+    )
+    first, pose = observation["frames"][-1], observation["pose"][-1]
+    player.last = np.asarray(pose, np.float64)
+    out = slide(pose, 0, 0.2)
+    clips = out, np.concatenate([out[:-1][::-1], pose[None]])
+    K = player.unwrapped.world.state.K.numpy()
+    if system.kind == "render":
+        return first, joined([filled(player.preview(path), system.fill, path, K) for path in clips])
+    return first, joined([player.play(path) for path in clips])
 
 
 def render_psnr(record: Known, size: tuple[int, int]) -> float | None:
-    """PSNR of known pixels against what the map showed there; None without a map or that size."""
-    if size not in record.episodes or record.episodes[size][1].render is None:
+    """As `against_render`; None without that size."""
+    return against_render(record.episodes[size][1]) if size in record.episodes else None
+
+
+def against_render(rollout: Rollout) -> float | None:
+    """PSNR of known pixels against what the map showed there; None without a map."""
+    if rollout.render is None or not rollout.known.any():
         return None
-    rollout = record.episodes[size][1]
-    assert rollout.render is not None
-    return metrics.psnr(rollout.frames, rollout.render, rollout.known) if rollout.known.any() else None
+    return metrics.psnr(rollout.frames, rollout.render, rollout.known)
 
 
 @figure("known", "dB", "high", ">= 40")
@@ -63,6 +94,18 @@ def known_256(record: Known) -> float | None:
 def known_192x320(record: Known) -> float | None:
     """Known pixels against the map's render, 192x320."""
     return render_psnr(record, (192, 320))
+
+
+@figure("known", "dB", "high", ">= 40")
+def known_photograph(record: Known) -> float | None:
+    """Known pixels against the map's render, from a photograph at 192x320."""
+    return None if record.photo is None else against_render(record.photo[1])
+
+
+@figure("known", "dB", "high", ">= 30")
+def photograph_back(record: Known) -> float | None:
+    """A photograph's own surface after going 20 cm ahead and back."""
+    return None if record.photo is None else metrics.psnr(record.photo[1].frames[-1], record.photo[0])
 
 
 @figure("known", "%", "low", "<= 0.5")

@@ -7,7 +7,6 @@ alone, and one that mirrors each observation at random.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -15,12 +14,11 @@ from scipy import stats
 
 from spatia_env.bench import metrics
 from spatia_env.bench.registry import Stage, figure, group
-from spatia_env.bench.systems import System
+from spatia_env.bench.systems import System, make_task_env
 
 SIZE = (64, 64)
 STEPS = 5
 TASKS = ("explore", "image_goal")
-WORLD, TWIN = "spatia_env:Spatia-v0", "spatia_env:SpatiaSim-v0"
 
 
 @dataclass
@@ -128,26 +126,19 @@ class Returns:
 )
 def play(stage: Stage, scene: int, system: System) -> Returns:
     """Five clips of every policy and task."""
-    true = stage.kept(scene, "returns", lambda: returns(stage, scene, TWIN, {}))
-    if system.kind == "truth":
-        return Returns(true, true)
-    options = {"render_only": True} if system.kind == "render" else {}
-    return Returns(returns(stage, scene, WORLD, options, mirrored=system.kind == "mirrored"), true)
+    true = stage.kept(scene, "returns", lambda: returns(stage, scene, "truth"))
+    return Returns(true if system.kind == "truth" else returns(stage, scene, system.kind), true)
 
 
-def returns(
-    stage: Stage, scene: int, world: str, options: dict[str, Any], mirrored: bool = False
-) -> np.ndarray:
-    """Mean returns [policies, tasks] in a world."""
+def returns(stage: Stage, scene: int, kind: str) -> np.ndarray:
+    """Returns [policies, tasks] in the simulator ("truth"), or in the generated world as a kind of system shows it."""
     table = np.zeros((len(POLICIES), len(TASKS)))
-    named: dict[str, Any] = {} if stage.players.model is None else {"model": stage.players.model}
     for column, task in enumerate(TASKS):
-        env = gym.make(world, task=task, judge=True, size=SIZE, block_collisions=False, **named, **options)
+        env = make_task_env(kind == "truth", task, SIZE, stage.players.model, kind == "render")
         try:
             for row, act in enumerate(POLICIES.values()):
-                table[row, column] = episode(
-                    env, scene, act, np.random.default_rng([scene, column, row]), mirrored
-                )
+                rng = np.random.default_rng([scene, column, row])
+                table[row, column] = episode(env, scene, act, rng, kind == "mirrored")
         finally:
             env.close()
     return table

@@ -73,7 +73,7 @@ def drift_16(record: Returns) -> float | None:
 
 @figure("returns", "dB", "low", "<= 3")
 def drift_loss(record: Returns) -> float | None:
-    """DB lost between the return after 2 and that after 16 clips."""
+    """Loss in dB between the return after 2 and that after 16 clips."""
     first, last = _drift(record, 0), _drift(record, 2)
     return None if first is None or last is None else first - last
 

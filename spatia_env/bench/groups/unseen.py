@@ -14,6 +14,8 @@ from spatia_env.bench.registry import Stage, figure, group
 from spatia_env.bench.systems import GIVEN, MODELS, NO_MODEL, Rollout, System
 
 Pooled = Callable[[np.ndarray], float]
+MOVED = 0.25
+"""Share of the truth's change from view to view that a row must show to be scored."""
 TURN = 8
 """Clips of one full turn."""
 
@@ -26,6 +28,14 @@ class Unseen:
     shown: np.ndarray
     unseen: np.ndarray
     reference: Reference | None
+
+    @property
+    def turned(self) -> bool:
+        """Whether views differ among themselves: a row that shows one true picture for ever imagines
+        nothing.
+        """
+        steps = [np.abs(np.diff(views.astype(np.int16), axis=0)).mean() for views in (self.shown, self.truth)]
+        return bool(steps[0] > MOVED * steps[1])
 
 
 TWICE = (*GIVEN, "no-imagination")
@@ -91,7 +101,7 @@ def kid_lite(record: Unseen) -> np.ndarray | None:
 
 
 def _patches(record: Unseen, network: str) -> np.ndarray | None:
-    if not features.available(network):
+    if not features.available(network) or not record.turned:
         return None
     return features.pooled(metrics.patches(record.shown, record.unseen), network)
 
@@ -105,7 +115,7 @@ def edge_share(record: Unseen) -> float:
 @figure("unseen", "", "high", ">= 0.5")
 def edge_score(record: Unseen) -> float:
     """Strong edges in never-seen places beside the truth's, less for hatching (1 = as the truth)."""
-    return metrics.edge_score(record.shown, record.truth, record.unseen)
+    return metrics.edge_score(record.shown, record.truth, record.unseen) if record.turned else 0.0
 
 
 def _nearest(records: list, reference: Reference) -> Pooled:

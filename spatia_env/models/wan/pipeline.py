@@ -15,14 +15,15 @@ from torch import Tensor, nn
 
 from spatia_env.errors import ActionError, CheckpointError, DependencyError
 from spatia_env.io.weights import read_json
-from spatia_env.models.pipeline import ClipShape, SpatiaPipeline
-from spatia_env.models.transformer import SpatiaTransformer3DModel
+from spatia_env.models.generator import ClipShape
+from spatia_env.models.pipeline import SpatiaPipeline
 from spatia_env.models.wan.autoencoder import WanAutoencoder
 from spatia_env.models.wan.convert_layouts import lora_layers
 from spatia_env.models.wan.folders import check_folder, load_module, read_small
 from spatia_env.models.wan.options import Levers, apply_levers
 from spatia_env.models.wan.sampling import Clip, SamplerSettings, encode_conditions, sample_clip
 from spatia_env.models.wan.text_encoder import NEGATIVE_PROMPT, PROMPT_SUFFIX, UMT5TextEncoder
+from spatia_env.models.wan.transformer import LoraTransformer3DModel
 
 OFFICIAL_SHAPE = ClipShape(
     num_frames=72, num_preceding=9, num_references=7, height=704, width=1248, multiple=32
@@ -42,7 +43,7 @@ class Adapters:
         transformer: Gets the adapters.
     """
 
-    def __init__(self, transformer: SpatiaTransformer3DModel) -> None:
+    def __init__(self, transformer: LoraTransformer3DModel) -> None:
         self.transformer = transformer
         self.names: tuple[str, ...] = ()
         self.active: tuple[str, ...] = ()
@@ -92,7 +93,7 @@ class SpatiaWanPipeline(SpatiaPipeline):
     """Generates clips with the official weights; called like `SpatiaPipeline`.
 
     Args:
-        transformer: `SpatiaTransformer3DModel`.
+        transformer: `LoraTransformer3DModel`.
         autoencoder: `WanAutoencoder`.
         text_encoder: Callable from sentences to embeddings [B, 512, D].
         shape: Frames, references and picture size.
@@ -107,7 +108,7 @@ class SpatiaWanPipeline(SpatiaPipeline):
 
     def __init__(
         self,
-        transformer: SpatiaTransformer3DModel,
+        transformer: LoraTransformer3DModel,
         autoencoder: WanAutoencoder,
         text_encoder: object,
         shape: ClipShape = OFFICIAL_SHAPE,
@@ -275,7 +276,7 @@ def load_official(
     text_encoder = text_encoder or UMT5TextEncoder(folder, levers.text_device, cache=prompt_cache)
     dtype = getattr(torch, levers.dtype)
     at_once = device if levers.offload == "none" else torch.device("cpu")
-    transformer = load_module(SpatiaTransformer3DModel, folder / "transformer", "transformer", dtype, at_once)
+    transformer = load_module(LoraTransformer3DModel, folder / "transformer", "transformer", dtype, at_once)
     vae = load_module(AutoencoderKLWan, folder / "vae", "vae", dtype, at_once)
     adapters = Adapters(transformer)
     if (folder / LORA_FILE).is_file():
