@@ -30,6 +30,9 @@ STAGES = {
     "encode": Stage("autoencoder", "EncodeConfig", "encode_folders", "episodes at latent size, once"),
     "geometry": Stage("geometry", "GeometryConfig", "train_geometry", "depth completion and what moves"),
     "world-model": Stage("world_model", "WorldModelConfig", "train_world_model", "transformer and decoder"),
+    "hearing": Stage(
+        "event_classifier", "HearingConfig", "train_hearing", "vectors of known event sentences"
+    ),
     "panoramas": Stage("panoramas", "PanoramasConfig", "render_panoramas", "RGB-D panoramas of scenes"),
     "imagination": Stage(
         "imagination", "ImaginationConfig", "train_imagination", "layout of what nobody has seen"
