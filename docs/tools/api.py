@@ -71,6 +71,7 @@ SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "models.clip_source:ModelClips",
             "models.clip_source:RenderedClips",
             "sim.clip_source:SimulatedScene",
+            "models.generator:ClipGenerator",
             "models.loading:load_checkpoint",
         ),
     ),
