@@ -200,7 +200,7 @@ def kid(features: Sequence[np.ndarray], reference: np.ndarray) -> Callable[[np.n
         The distance as a function of how often each scene counts [scenes] (a resample). Pairs within a scene
         are left out, as they are no independent draws; NaN with fewer than two scenes.
     """
-    mean, scale = reference.mean(0), np.sqrt(reference.var(0).mean()) + 1e-6
+    mean, scale = reference.mean(0), max(float(np.sqrt(reference.var(0).mean())), 1e-6)
     groups, true = [(f - mean) / scale for f in features], (reference - mean) / scale
     within = kernel(true, true)
     own = (within.sum() - np.trace(within)) / (len(true) * (len(true) - 1))

@@ -22,6 +22,10 @@ from spatia_env.memory.splatting import surface_tolerance
 
 WEIGHT = 0.05
 """Confidence of an imagined point: where it lies among observed ones, those count."""
+FOOTPRINT = 1.5
+"""Least radius in voxels: the points of two neighbouring voxels are up to so far apart, and near surfaces must not fall
+apart into dots.
+"""
 FARTHEST = 30.0
 """Metres around the eye within which the map is looked at."""
 MARGIN, RELATIVE_MARGIN = 0.06, 0.04
@@ -138,8 +142,7 @@ def _added(
     chosen = order[first]
     rows = np.zeros(len(chosen), dtype=blk.POINT)
     rows["voxel"], rows["position"] = voxel[chosen], place[chosen]
-    # A point stands for its whole voxel: near surfaces must not fall apart into dots.
-    rows["radius"] = np.maximum(spacing[chosen], points.voxel)
+    rows["radius"] = np.maximum(spacing[chosen], FOOTPRINT * points.voxel)
     rows["colour"], rows["weight"] = to_uint8(rgb[within].numpy()[chosen]), WEIGHT
     rows["layer"], rows["first_step"], rows["last_step"] = blk.IMAGINED, step, step
     owner, changed, count = key[chosen], {}, 0

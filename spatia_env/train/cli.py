@@ -30,6 +30,17 @@ STAGES = {
     "encode": Stage("autoencoder", "EncodeConfig", "encode_folders", "episodes at latent size, once"),
     "geometry": Stage("geometry", "GeometryConfig", "train_geometry", "depth completion and what moves"),
     "world-model": Stage("world_model", "WorldModelConfig", "train_world_model", "transformer and decoder"),
+    "hearing": Stage(
+        "event_classifier", "HearingConfig", "train_hearing", "vectors of known event sentences"
+    ),
+    "panoramas": Stage("panoramas", "PanoramasConfig", "render_panoramas", "RGB-D panoramas of scenes"),
+    "imagination": Stage(
+        "imagination", "ImaginationConfig", "train_imagination", "layout of what nobody has seen"
+    ),
+    "imagination-detail": Stage("imagination_detail", "DetailConfig", "train_detail", "its detail"),
+    "imagination-export": Stage(
+        "imagination_export", "ExportConfig", "export_imagination", "both into a checkpoint folder"
+    ),
     "ship": Stage("checkpoint", "ShipConfig", "ship", "pack runs into a checkpoint folder"),
     "unpack": Stage("checkpoint", "UnpackConfig", "unpack", "run folders of a checkpoint, to go on from it"),
     "videos": Stage("videos", "VideosConfig", "make_videos", "episodes of posed videos"),
