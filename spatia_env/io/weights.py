@@ -34,7 +34,8 @@ def load_network(cls: type, config: dict[str, Any], path: Path) -> nn.Module:
         CheckpointError: If the file is missing, cut or altered, or its tensors are not those of the class.
     """
     try:
-        module = cls.from_config(config)  # type: ignore[attr-defined]
+        with torch.device("meta"):  # no time for random weights that are replaced below
+            module = cls.from_config(config)  # type: ignore[attr-defined]
     except (TypeError, ValueError, KeyError) as cause:
         raise CheckpointError(
             f"{path.parent}/config.json: {cls.__name__} refuses its config: {cause}"
@@ -52,7 +53,7 @@ def load_network(cls: type, config: dict[str, Any], path: Path) -> nn.Module:
     for name, tensor in state.items():
         if not bool(torch.isfinite(tensor.float()).all()):
             raise CheckpointError(f"{path.name}: {name} has NaN or infinite values; fetch the file again.")
-    module.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+    module.load_state_dict({name: tensor.float().clone() for name, tensor in state.items()}, assign=True)
     return module.eval().requires_grad_(False)
 
 

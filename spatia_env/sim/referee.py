@@ -8,7 +8,6 @@ import numpy as np
 
 from spatia_env.errors import ActionError
 from spatia_env.geometry import se3_exp
-from spatia_env.sim.scenes import open_scene
 
 CELL = 0.2
 """Edge in metres of the cells in which the true surface that was seen is counted."""
@@ -33,6 +32,8 @@ class SimJudge:
     """
 
     def __init__(self, scene: int | str, size: tuple[int, int]) -> None:
+        from spatia_env.sim.scenes import open_scene  # loads the simulator
+
         self.size = size
         self.scene = open_scene(scene)
         self._rays = _rays(np.asarray(self.scene.K(*size), np.float64), *size)
