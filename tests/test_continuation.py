@@ -167,7 +167,7 @@ def test_a_decoder_shows_what_goes_on_as_far_as_it_trusts_it():
 
 
 def test_the_packaged_model_is_told_of_it_when_it_turns_to_what_is_new():
-    env = SpatiaEnv(size=(64, 96))
+    env = SpatiaEnv(size=(64, 96), imagination=False)
     env.reset(seed=0, options={"scene": 3})
     still, turn = np.zeros(6, np.float32), np.array([0, 0, 0, 0, 0.5, 0], np.float32)
     pending = env.prepare({"camera": turn, "event": ""})

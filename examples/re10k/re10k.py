@@ -25,7 +25,6 @@ from spatia_env.bench.provenance import code_hash, fingerprint, origin
 from spatia_env.bench.statistics import two_way_bootstrap
 from spatia_env.errors import ActionError, SpatiaError
 from spatia_env.io.images import contact_sheet, write_sheet
-from spatia_env.slam.depth_network import GeometryEstimator
 from spatia_env.train.posed_geometry import DepthConfig, open_estimator
 from spatia_env.train.videos import Job, PosedEpisode, VideosConfig, plan, read_episode
 
@@ -155,7 +154,7 @@ class _Envs:
 def _cached(
     config: Re10kConfig,
     envs: _Envs,
-    estimator: GeometryEstimator | None,
+    estimator: Any | None,
     job: Job,
     decides: dict[str, Any],
     sheet: bool,
