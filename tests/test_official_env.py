@@ -60,21 +60,28 @@ def test_official_spaces_and_size_are_the_default(folder, name):
 def test_a_step_makes_72_frames_from_the_picture_and_then_from_nine(folder, monkeypatch):
     env = gym.make("spatia_env:Spatia-v0", model=str(folder), size=(HEIGHT, WIDTH), model_options=FAST)
     inner = env.unwrapped
-    assert isinstance(inner.pipeline, SpatiaWanPipeline) and inner.checkpoint_id == official_id(folder)
+    assert isinstance(inner.clip_source.generator, SpatiaWanPipeline) and inner.checkpoint_id == official_id(
+        folder
+    )
     observation, _ = env.reset(seed=0, options={"image": picture(), "prompt": "a room"})
     assert observation in env.observation_space and len(observation["frames"]) == 72
-    seen, generate = [], inner.pipeline.generate
+    seen, generate = [], inner.clip_source.generator.generate
 
     def spy(prompt, render, unknown, **given):
         clip = generate(prompt, render, unknown, **given)
         references = given["reference_frames"]
         count = None if references is None else references.shape[2]
         seen.append(
-            (given["given_frames"].shape[2], count, clip.frames.shape[2], inner.pipeline.adapters.active)
+            (
+                given["given_frames"].shape[2],
+                count,
+                clip.frames.shape[2],
+                inner.clip_source.generator.adapters.active,
+            )
         )
         return clip
 
-    monkeypatch.setattr(inner.pipeline, "generate", spy)
+    monkeypatch.setattr(inner.clip_source.generator, "generate", spy)
     frames = []
     for event in ("a ball rolls", ""):
         action = {"camera": np.array([0, 0, 0.3, 0, 0.2, 0], np.float32), "event": event}
