@@ -8,6 +8,8 @@ control branch are added *inside* the main block, so that block caches see them 
 rotation is one complex multiplication.
 """
 
+from typing import Any
+
 import torch
 from diffusers.models.attention import AttentionModuleMixin, FeedForward
 from diffusers.models.attention_dispatch import dispatch_attention_fn
@@ -129,9 +131,7 @@ def _normed(norm: nn.Module, x: Tensor) -> Tensor:
     return norm(x if weight is None else x.to(weight.dtype))
 
 
-def _project(
-    attn: "SpatiaAttention", hidden_states: Tensor, context: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
+def _project(attn: Any, hidden_states: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     fused = getattr(attn, "fused_projections", False)
     if context is None:
         if fused:
@@ -162,7 +162,7 @@ class SpatiaAttention(nn.Module, AttentionModuleMixin):
         self.to_q, self.to_k, self.to_v = (nn.Linear(dim, dim) for _ in range(3))
         self.to_out = nn.ModuleList([nn.Linear(dim, dim)])
         self.norm_q, self.norm_k = (nn.RMSNorm(dim, eps=eps) for _ in range(2))
-        self.set_processor(SpatiaAttnProcessor())
+        self.set_processor(SpatiaAttnProcessor())  # type: ignore[operator]
 
     def forward(
         self,
@@ -172,7 +172,8 @@ class SpatiaAttention(nn.Module, AttentionModuleMixin):
         rotary_emb: Tensor | None = None,
     ) -> Tensor:
         """See `SpatiaAttnProcessor`."""
-        return self.processor(self, hidden_states, encoder_hidden_states, attention_mask, rotary_emb)
+        processor: Any = self.processor
+        return processor(self, hidden_states, encoder_hidden_states, attention_mask, rotary_emb)
 
 
 class SinusoidalTime(nn.Module):
