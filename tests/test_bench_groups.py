@@ -238,16 +238,6 @@ def test_a_view_of_a_panorama_shows_the_directions_it_looks_at():
     assert np.array_equal(place.frames[0], place.frames[-1])
 
 
-def test_without_panoramas_a_note_names_the_command(tmp_path):
-    assert photographs.panoramas(tmp_path) == []
-    (tmp_path / "b.jpg").touch()
-    (tmp_path / "a.JPG").touch()
-    assert [p.name for p in photographs.panoramas(tmp_path)] == ["a.JPG", "b.jpg"]
-    assert photographs.lacking() == "" or photographs.COMMAND in photographs.lacking()
-    files = list(range(26))
-    assert set(photographs.chosen(files, "test")).isdisjoint(photographs.chosen(files, "dev"))
-
-
 def test_a_photograph_that_is_painted_over_and_one_that_never_turned_are_seen():
     truth = photographs.place_of(world_map(), 3, (48, 48))
     frames = truth.frames[1:]

@@ -6,9 +6,9 @@ A page holds blocks such as
     ...
     <!-- /bench -->
 
-whose inside is written from the file (a path relative to the page): `targets` is the table of figures with a
-target, `GROUP` (such as `unseen`) that group's rows. A test fails when a page and its files differ, or when
-the files are not of the packaged checkpoint.
+whose inside is written from the file (a path relative to the page): `targets` is the table of figures with a target,
+`worst` its first rows, which miss theirs by most, `GROUP` (such as `unseen`) that group's rows. A test fails when a
+page and its files differ, or when the files are not of the packaged checkpoint.
 """
 
 import re
@@ -24,6 +24,8 @@ from spatia_env.errors import ActionError
 
 BLOCK = re.compile(r"<!-- bench: (?P<file>\S+) (?P<what>\S+) -->\n(?P<inside>.*?)<!-- /bench -->", re.DOTALL)
 PAGES = (Path("README.md"), Path("docs/benchmark.md"))
+WORST = 10
+"""Figures of a `worst` block."""
 SHEETS = 12
 """Contact sheets that are kept with the results, at most."""
 
@@ -88,6 +90,8 @@ def inside(content: dict[str, Any], what: str) -> list[str]:
     """The lines of a block."""
     if what == "targets":
         return [origin_line(content), "", *target_lines(content)]
+    if what == "worst":
+        return [origin_line(content), "", *target_lines(content)[: 2 + WORST]]
     groups = list(dict.fromkeys(figure["group"] for figure in content["figures"]))
     if what not in groups:
         raise ActionError(f"pages: results have no group {what}; there are {', '.join(groups)}.")

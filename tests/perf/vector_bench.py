@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
-from spatia_env.planning import REACH
 
 from spatia_env.bench.files import write_json
 from spatia_env.bench.provenance import origin
@@ -25,6 +24,8 @@ from spatia_env.env import SpatiaEnv
 from spatia_env.vector.sync import SpatiaVectorEnv
 
 FIRST_SCENE = 10_200
+REACH = np.array([0.3, 0, 0.3, 0, 0.5, 0])
+"""Largest `camera` of the random moves: level ones."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,6 @@ class VectorBenchConfig:
     """Height and width of the frames, pixels."""
     model: str = "spatia-tiny"
     """Checkpoint."""
-    workers: int = 0
-    """Step the vector's worlds in so many worker processes."""
 
 
 def run_vector_bench(config: VectorBenchConfig) -> dict[str, Any]:
@@ -52,11 +51,10 @@ def run_vector_bench(config: VectorBenchConfig) -> dict[str, Any]:
     for index, env in enumerate(singles):
         env.reset(seed=index, options={"scene": FIRST_SCENE + index})
     rng = np.random.default_rng(0)
-    vector: Any = _vector(config, options)
+    vector = SpatiaVectorEnv(config.num_envs, **options)
     vector.reset(seed=0)
-    if not config.workers:
-        for world, env in zip(vector.worlds, singles, strict=True):
-            world.restore(env.snapshot())
+    for world, env in zip(vector.worlds, singles, strict=True):
+        world.restore(env.snapshot())
     ratios, seconds = [], {"single": 0.0, "vector": 0.0}
     for round_ in range(config.rounds + 1):
         cameras = (rng.uniform(-1, 1, (config.num_envs, 6)) * REACH).astype(np.float32)
@@ -99,14 +97,6 @@ def weigh(config: VectorBenchConfig) -> float:
     return max(megabytes, 0.0)
 
 
-def _vector(config: VectorBenchConfig, options: dict[str, Any]) -> Any:
-    if not config.workers:
-        return SpatiaVectorEnv(config.num_envs, **options)
-    from spatia_env.workers import SpatiaAsyncVectorEnv
-
-    return SpatiaAsyncVectorEnv(config.num_envs, workers=config.workers, **options)
-
-
 def _timed(call: Any) -> float:
     begin = time.perf_counter()
     call()
@@ -129,12 +119,9 @@ def main(argv: Sequence[str]) -> int:
     """Run the bench."""
     config = tyro.cli(VectorBenchConfig, args=list(argv), prog="vector_bench.py")
     found = run_vector_bench(config)
-    if not config.workers:
-        found["megabytes"] = weigh(config)
+    found["megabytes"] = weigh(config)
     command = f"vector_bench.py --num-envs {config.num_envs} --rounds {config.rounds} --out {config.out}"
-    command += f" --size {config.size[0]} {config.size[1]}" + (
-        f" --workers {config.workers}" if config.workers else ""
-    )
+    command += f" --size {config.size[0]} {config.size[1]}"
     estimate = two_way_bootstrap(np.array(found["ratios"])[:, None])
     figures = {
         "vector_speedup": {

@@ -1,33 +1,21 @@
 """Group `photographs`: real places in all directions. One view is cropped, the rest is the truth of a turn.
 
-The pictures are equirectangular panoramas of Poly Haven (CC0); where none is installed a note says how to
-get them.
+The pictures are the package's equirectangular panoramas (CC0): those of the dev split, or those held out for tests.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from scipy.ndimage import map_coordinates
 
 from spatia_env.bench import features, metrics
 from spatia_env.bench.episodes import FRAMES, Truth, turn
 from spatia_env.bench.registry import SIZE, Stage, figure, group
 from spatia_env.bench.systems import NO_MODEL, Rollout, Start, System
+from spatia_env.sim.assets import load_panorama, panorama_names
 
-FOLDERS = (
-    "data/panoramas",
-    "sim/data/panoramas",
-    "sim/assets/panoramas",
-    "sim/panoramas",
-    "assets/panoramas",
-)
-"""Where panoramas may lie inside of the package."""
-COMMAND = "python -m spatia_env.sim.panoramas"
 TURNS = (45.0, 45.0, 45.0, 45.0, -45.0, -45.0, -45.0, -45.0)
-HELD_OUT = 8
 
 
 @dataclass(frozen=True)
@@ -41,25 +29,6 @@ class Place:
     def views(self) -> slice:
         """Frames turned by 90, 135 and 180 degrees, where nothing of the start is in sight."""
         return slice(2 * FRAMES - 1, 4 * FRAMES, FRAMES)
-
-
-def panoramas(folder: Path | None = None) -> list[Path]:
-    """The panoramas in a folder (by default, where the package keeps them), sorted by name."""
-    root = Path(__file__).parents[2]
-    for place in [root / name for name in FOLDERS] if folder is None else [folder]:
-        found = sorted(path for path in place.glob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
-        if found:
-            return found
-    return []
-
-
-def lacking() -> str:
-    """Why there is nothing to measure, "" if there is."""
-    return (
-        ""
-        if panoramas()
-        else f"no panoramas are installed; `{COMMAND}` converts them from their CC0 packages"
-    )
 
 
 def perspective(panorama: np.ndarray, c2w: np.ndarray, K: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -117,23 +86,13 @@ def show(record: Place) -> Mapping[str, np.ndarray]:
 ROWS = ("oracle", "default", "no-memory", "no-references", "no-imagination", *NO_MODEL)
 
 
-@group("photographs", "real places", ROWS, (0, 6, 26), pictures=show, subjects="items", missing=lacking)
+@group("photographs", "real places", ROWS, (0, 6, 26), pictures=show, subjects="items")
 def play(stage: Stage, scene: int, system: System) -> Place:
     """Four clips of turning away, four back."""
-    files = chosen(panoramas(), stage.split)
-    with Image.open(files[scene % len(files)]) as file:
-        truth = place_of(np.asarray(file.convert("RGB")), scene)
+    names = panorama_names("test" if stage.split == "test" else "dev")
+    truth = place_of(load_panorama(names[scene % len(names)]), scene)
     start = Start(truth.c2w[0], image=truth.frames[0], K=truth.K)
     return Place(truth, stage.players.roll(system, truth, start=start))
-
-
-def chosen(files: Sequence[Path], split: str) -> Sequence[Path]:
-    """Held-out panoramas (the last by name) for the test split, the others for dev."""
-    return (
-        files[-HELD_OUT:]
-        if split == "test" and len(files) > HELD_OUT
-        else files[: max(1, len(files) - HELD_OUT)]
-    )
 
 
 @figure("photographs", "", "high", ">= 0.5")
