@@ -1,6 +1,6 @@
-"""Full turns in dev rooms and from photographs, without and with imagination: docs/images/turns.png.
+"""Full turns in dev rooms and from photographs, without and with imagination: docs/images/turns.jpg.
 
-    python -m docs.tools.turns --scenes 10020 10100 10500 --out docs/images/turns.png
+    python -m docs.tools.turns --scenes 10020 10100 10500 --out docs/images/turns.jpg
 
 A block for every start: the first picture and seven looks around, 45 degrees apart; above with nothing imagined, below
 one row for each seed.
@@ -25,7 +25,7 @@ GAP = 4
 class TurnsConfig:
     """Draw the sheet."""
 
-    out: Path = Path("docs/images/turns.png")
+    out: Path = Path("docs/images/turns.jpg")
     """Picture to write"""
     scenes: tuple[str, ...] = ("10020", "10100", "10500", "10777", "furnished:10005", "furnished:10030")
     """Scenes: seeds or names"""
@@ -48,7 +48,7 @@ def main(config: TurnsConfig) -> None:
         blocks += [*rows, np.full((GAP, rows[0].shape[1], 3), 255, np.uint8)]
         print(f"{options.get('scene', 'a photograph')}: done", flush=True)
     config.out.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.concatenate(blocks[:-1])).save(config.out)
+    Image.fromarray(np.concatenate(blocks[:-1])).save(config.out, quality=88)
     print(f"wrote {config.out}")
 
 
