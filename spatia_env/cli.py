@@ -140,6 +140,9 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code."""
+    # Threads that wait in a loop take the processor from whatever else runs: a step beside other work took ten times
+    # as long. OpenMP reads this once, before torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
