@@ -1,6 +1,6 @@
 """The benchmark with ground truth: `spatia bench core --out DIR`, see docs/benchmark.md.
 
-`metrics` and `statistics` are pure functions, `episodes` makes the truth in the simulator, `rows` are the
-systems under test, `suites` measure one (scene, row) at a time, `core` schedules them and resumes, `figures`
-and `report` turn what was measured into tables. Only `rows` knows the environments.
+`metrics` and `statistics` are pure functions, `episodes` makes the truth in the simulator, `systems` are the rows
+under test and the only module that knows the environment, `groups` play and measure, `registry` names the figures,
+`runner` schedules units and resumes, `report` and `pages` write tables. May import everything else.
 """

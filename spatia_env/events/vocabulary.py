@@ -1,4 +1,4 @@
-"""The events a world knows by heart: names, kinds and phrasings. Text only, nothing is loaded.
+"""The known events: names, kinds and phrasings. Text only, nothing is loaded.
 
 ```python
 lookup("a crimson ball comes rolling in")     # "red_ball_rolls"
@@ -9,7 +9,7 @@ EVENT_VOCABULARY[0]                           # "" means that nothing happens
 Events are free text everywhere else; this table is what the simulator can act out, what training draws from
 and what the detectors of the benchmark look for. Kinds: `mover` (a body that moves by physics), `condition`
 (light or air; stays until its ending) and `ending` (of a condition). The order of `EVENTS` and so of
-`EVENT_VOCABULARY` is only ever appended to: an index means the same event for ever.
+`EVENT_VOCABULARY` is only ever appended to: an index keeps its meaning.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Understand a clip: dense depth, confidence and what moves (`geometry`), and where its camera was (`tracking`).
+"""SLAM of a clip in the map: poses (`tracking`, `pose_graph`), depth and dynamic mask (`depth_network`), `pipeline`.
 
-This package knows neither the map nor the generator; frames, poses and renders of the map come in as tensors.
+May import: memory, models, geometry, io, errors.
 """

@@ -1,7 +1,7 @@
 """`WorldsVectorEnv`: what every vector of worlds shares: batches of actions, autoreset, seeding and infos.
 
 They follow Gymnasium's `SyncVectorEnv` (1.2 and later) in all three autoreset modes. Subclasses say how worlds are
-reset and stepped together: `vector.SpatiaVectorEnv` in this process, `distributed.RayVectorEnv` on Ray.
+reset and stepped together: `vector.sync.SpatiaVectorEnv` in this process, `vector.ray.RayVectorEnv` on Ray.
 """
 
 from collections.abc import Mapping, Sequence
