@@ -11,7 +11,8 @@ is_denial("there is no fog")                            # True: it asks for noth
 The world has to know whether words change the light or the air, since no colours are written to the map while they
 do, and a small model draws best what it reads in words it knows. A sentence is of the event, or of none, whose two
 nearest known sentences are nearest to it, by the cosine of sentence vectors (`models.text_encoder`): some forty of each
-event, 120 near misses of them and 200 of other things (`paraphrases.json`). `spatia train hearing` makes their vectors and
+event, 120 near misses of them and 200 of other things (`paraphrases.json`). `spatia train hearing`
+makes their vectors and
 says how many of the dev sentences, written apart, are heard.
 """
 

@@ -48,7 +48,7 @@ def listen(event: str, step: int, prompt: str, conditions: Conditions, known_wor
         prompt: The scene's.
         conditions: What stands.
         known_words: The model reads known events in their canonical words, and as silence what certainly asks for
-            nothing (`events.classifier.is_silent`): for small models, whose text encoder does not carry over to words that
+            nothing (`classifier.is_silent`): for small models, whose text encoder does not carry over to words that
             training never had.
     """
     names = understand(event, tuple(standing for standing, _ in conditions)) if event else ()

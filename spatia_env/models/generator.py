@@ -80,8 +80,8 @@ class ClipGenerator:
                 expects, the last preceding frame stands in.
             preceding_frames: The last frames [B, 3, P, H, W] in [-1, 1], oldest first.
             generator: Source of the noise, one for all or one per world.
-            places: Where things are along the new path [B, 20, T, h, w] (`spatial_conditioning.place_planes`), for a checkpoint that
-                reads it; others ignore it.
+            places: Where things are along the new path [B, 20, T, h, w] (`spatial_conditioning.place_planes`), for a
+                checkpoint that reads it; others ignore it.
             falling: Where flakes and balls would be [B, 2, T, H, W], 0 or 1 (`falling.falling_planes`), likewise.
             continued: How surfaces go on where the render is not covered [B, 4, T, H, W]
                 (`slam.plane_extrapolation.Continued.planes`), likewise.
