@@ -59,6 +59,8 @@ class System:
         return f"this version's environment has no option {', '.join(unknown)}" if unknown else ""
 
 
+PLAIN = {"imagination": False}
+"""Of rows without a model: the map holds what was given and nothing else."""
 SYSTEMS: Mapping[str, System] = {
     system.name: system
     for system in (
@@ -68,10 +70,12 @@ SYSTEMS: Mapping[str, System] = {
         System("no-memory", "nothing is remembered but the preceding frames", options={"memory": "none"}),
         System("no-references", "no pictures are retrieved", options={"references": 0}),
         System("no-imagination", "surroundings are not imagined ahead of the clip", options={"imagination": False}),
-        System("memory-render-only", "the start picture's map rendered, holes left black, no model", "render"),
-        System("memory+inpaint", "the same, holes filled by OpenCV, no model", "render", fill="inpaint", needs="cv2"),
+        System("memory-render-only", "the start picture's map rendered, holes left black, no model", "render", PLAIN),
         System(
-            "memory+surfaces", "the same, planes go on into the holes, no model", "render", fill="surfaces",
+            "memory+inpaint", "the same, holes filled by OpenCV, no model", "render", PLAIN, fill="inpaint", needs="cv2"
+        ),
+        System(
+            "memory+surfaces", "the same, planes go on into the holes, no model", "render", PLAIN, fill="surfaces",
             needs="spatia_env.slam.plane_extrapolation",
         ),
         System("frozen-frame", "the start picture for ever", "frozen"),
