@@ -106,7 +106,7 @@ def test_the_fixture_tells_wrong_implementations_apart(mutation, at_least):
 
 @pytest.mark.slow
 def test_the_command_runs():
-    command = [sys.executable, "-m", "spatia_env.models.parity", str(FIXTURES)]
+    command = [sys.executable, "-m", "tests.parity", str(FIXTURES)]
     finished = subprocess.run(command, capture_output=True, text=True, cwd=FIXTURES.parents[2], timeout=300)
     assert finished.returncode == 0 and finished.stdout.count("pass") == len(parity_command.CHECKS)
 
