@@ -111,7 +111,7 @@ def check_manifest(folder: Path) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Print one line per fixture; 0 if all are within their gates, 1 if not, 2 if the folder is unusable."""
     parser = argparse.ArgumentParser(
-        prog="python -m spatia_env.models.parity", description=__doc__.split("\n")[0]
+        prog="python -m tests.parity", description=__doc__.split("\n")[0]
     )
     parser.add_argument("folder", type=Path, help="fixtures, such as tests/data/parity")
     folder = parser.parse_args(arguments).folder
