@@ -110,9 +110,7 @@ def check_manifest(folder: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Print one line per fixture; 0 if all are within their gates, 1 if not, 2 if the folder is unusable."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.parity", description=__doc__.split("\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m tests.parity", description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, help="fixtures, such as tests/data/parity")
     folder = parser.parse_args(arguments).folder
     failed = 0
