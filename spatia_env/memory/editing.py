@@ -33,8 +33,7 @@ from spatia_env.memory.regions import Region, Selection
 from spatia_env.memory.rendering import Render, pixels_of
 from spatia_env.memory.splatting import surface_tolerance
 
-EDITED = 1
-"""The layer of points that an edit wrote."""
+EDITED = blk.EDITED
 MIN_WEIGHT = 1e-3
 MAX_HISTORY = 64
 """Edits that a world keeps for undo."""

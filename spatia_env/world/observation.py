@@ -14,6 +14,7 @@ from torch import Tensor
 from spatia_env.actions import EventText, PathBox
 from spatia_env.errors import ActionError
 from spatia_env.io.frames import to_uint8
+from spatia_env.io.images import psnr
 from spatia_env.memory.point_map import Growth
 from spatia_env.models.generator import ClipShape
 from spatia_env.sim.referee import CELL
@@ -109,7 +110,7 @@ def revisit(state: WorldState, observation: dict[str, np.ndarray]) -> dict[str, 
         return {}
     return {
         "step": keyframe.step,
-        "psnr": psnr(observation["frames"][-1], keyframe.frame.numpy()),
+        "psnr": psnr(observation["frames"][-1], keyframe.frame.numpy(), cap=60.0),
     }
 
 
@@ -192,12 +193,6 @@ def one_line(state: WorldState) -> str:
     """What the render mode "ansi" shows."""
     x, y, z = (f"{value:+.2f}" for value in state.c2w[:3, 3].tolist())
     return f"step {state.step} at ({x}, {y}, {z}) m, {state.memory.num_points} points"
-
-
-def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """PSNR in dB of two u8 pictures, at most 60."""
-    mse = float(((a.astype(np.float64) - b) ** 2).mean())
-    return min(60.0, 10 * float(np.log10(255**2 / max(mse, 1e-9))))
 
 
 def task_context(
